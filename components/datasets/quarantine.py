@@ -1,0 +1,50 @@
+"""Bad rows, kept for the person who owns the data: counted, written with file, row and reason, and never used."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import fsspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.errors import DataError
+
+SCHEMA = pa.schema([("table", pa.string()), ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("content", pa.string())])
+
+
+class Quarantine:
+    """Writes bad rows to one Parquet file as they are found."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._file = fsspec.open(uri, "wb").open()
+        self._writer = pq.ParquetWriter(self._file, SCHEMA)
+        self._rows: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+
+    def add(self, bad: pd.DataFrame) -> None:
+        """Append rows with the columns of SCHEMA."""
+        if len(bad):
+            self._writer.write_table(pa.Table.from_pandas(bad, SCHEMA, preserve_index=False))
+            self._rows.update(bad["table"])
+            self._reasons.update(
+                f"{table}: {reason}" for table, reason in zip(bad["table"], bad["reason"].str.split(" of row").str[0], strict=True)
+            )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Bad rows by table and reason, most frequent first."""
+        return dict(self._reasons.most_common())
+
+    def close(self, totals: dict[str, int], max_bad_fraction: float) -> None:
+        """Finish the file; raise DataError if more than the accepted share of a table's rows is bad."""
+        self._writer.close()
+        self._file.close()
+        for table, bad in self._rows.items():
+            if bad > max_bad_fraction * totals[table]:
+                raise DataError(
+                    f"{bad:,} of {totals[table]:,} rows of {table} are bad ({bad / totals[table]:.1%}), accepted are {max_bad_fraction:.1%} "
+                    f"(--prepare.max-bad-fraction): {self.counts}; every bad row is in {self.uri}"
+                )

@@ -1,0 +1,124 @@
+"""The trained ensemble: both models, users, items and the policy, loaded from one folder and asked as one model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load, save_file
+from torch import nn
+
+from components import artifacts
+from components.crm import Crm, CrmConfig
+from components.crm import build as build_crm
+from components.errors import DataError
+from components.features.store import FeatureStore
+from components.features.tables import load_store
+from components.joint.data import token_arrays
+from components.llm import backbone
+from components.llm.prompt_rows import ClickRows, PromptRows
+from components.llm.scorer import score
+from components.routing.policy import Policy
+from components.types import CrmInputs, FieldKind
+
+KEYS = ["user_id", "item_id", "timestamp_s", "history_items", "history_ratings", "earlier_count"]
+MAX_BATCH_TOKENS = 16_384
+
+
+class Ensemble:
+    """A CRM and an LLM behind one policy: the LLM is asked where the policy says so, and nowhere else."""
+
+    def __init__(self, store: FeatureStore, crm: Crm, llm: nn.Module, prompts: PromptRows, policy: Policy) -> None:
+        self.store, self.crm, self.llm, self.prompts, self.policy = store, crm, llm, prompts, policy
+        self._user_index, self._item_index = pd.Index(store.users["user_id"]), pd.Index(store.items["item_id"])
+
+    @staticmethod
+    def load(uri: str) -> Ensemble:
+        """Load the artifact `ensemble/`."""
+        store = load_store(uri)
+        asked = artifacts.read_json(artifacts.join(uri, "prompts.json"))
+        llm_config = backbone.Config(path=artifacts.join(uri, "llm"))
+        prompts = PromptRows(ClickRows(store, asked["history_length"]), backbone.load_encoder(llm_config, asked["max_tokens"]))
+        policy = Policy.from_json(artifacts.read_json(artifacts.join(uri, "policy.json")))
+        return Ensemble(store, load_crm(artifacts.join(uri, "crm"), store.inputs), backbone.load(llm_config)[0], prompts, policy)
+
+    def samples(self, frame: pd.DataFrame) -> pa.Table:
+        """Turn rows with ids into samples: KEYS (`history_items` oldest first) and the context fields.
+
+        Raises DataError for a missing column or an id that the ensemble does not know.
+        """
+        fields = self.store.schema.context_fields
+        lacking = [name for name in (*KEYS, *(field.name for field in fields)) if name not in frame]
+        if lacking:
+            raise DataError(f"expected the columns {KEYS} and context fields, missing {lacking}")
+        lengths = frame["history_items"].str.len().to_numpy()
+        offsets = pa.array(np.r_[0, np.cumsum(lengths)].astype(np.int32))
+        history = _rows(self._item_index, np.concatenate([np.asarray(ids, object) for ids in frame["history_items"]]), "item")
+        ratings = np.concatenate([np.asarray(values, np.float32) for values in frame["history_ratings"]])
+        columns: dict[str, Any] = {
+            "user_id": pa.array(frame["user_id"], pa.string()),
+            "item_id": pa.array(frame["item_id"], pa.string()),
+            "timestamp_s": pa.array(frame["timestamp_s"].to_numpy(np.int64)),
+            "user_row": pa.array(_rows(self._user_index, frame["user_id"].to_numpy(object), "user")),
+            "item_row": pa.array(_rows(self._item_index, frame["item_id"].to_numpy(object), "item")),
+            "history_rows": pa.ListArray.from_arrays(offsets, pa.array(history)),
+            "history_ratings": pa.ListArray.from_arrays(offsets, pa.array(ratings)),
+            "earlier_count": pa.array(frame["earlier_count"].to_numpy(np.int32)),
+            **{field.name: pa.array(frame[field.name], pa.list_(pa.string()) if field.kind is FieldKind.TAGS else None) for field in fields},
+        }
+        return pa.table(columns)
+
+    def score(self, samples: pa.Table) -> pd.DataFrame:
+        """Return `p_crm`, `p_llm` (nan where the LLM was not asked), `arm` and `p_routed` for each sample."""
+        scored = samples.to_pandas()[["user_id", "item_id", "timestamp_s", "earlier_count"]].assign(**score_crm(self.crm, self.store, samples))
+        asked = self.policy.needs_llm(scored)
+        scored["p_llm"] = np.nan
+        if asked.any():
+            tokens = token_arrays(self.prompts.encode(samples.filter(pa.array(asked))))
+            scored.loc[asked, "p_llm"] = score(self.llm, tokens, MAX_BATCH_TOKENS)  # pyright: ignore[reportArgumentType]
+        routes = self.policy.decide(scored)
+        return scored.assign(arm=routes.arm, p_routed=routes.p_routed)[["user_id", "item_id", "timestamp_s", "arm", "p_crm", "p_llm", "p_routed"]]
+
+    def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Score rows with ids: what MLflow calls."""
+        return self.score(self.samples(frame))
+
+
+def score_crm(crm: nn.Module, store: FeatureStore, samples: pa.Table) -> dict[str, NDArray]:
+    """Return the CRM's click probability of each sample, and what routers know of it before any model is asked."""
+    columns = store.columns(samples)
+    with torch.inference_mode():
+        p_crm = torch.sigmoid(crm(store.batch(columns)).logits_B.double()).numpy()
+    return {
+        "p_crm": p_crm,
+        "item_popularity": store.items["train_count"].to_numpy(np.int64)[columns["item_row"]],
+        "user_popularity": store.users["train_count"].to_numpy(np.int64)[columns["user_row"]],
+    }
+
+
+def save_crm(crm: nn.Module, config: CrmConfig, folder: Path) -> None:
+    """Write a CRM's weights and the config that rebuilds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.contiguous() for name, value in crm.state_dict().items()}, folder / "model.safetensors")
+    artifacts.write_json(str(folder / "config.json"), config)
+
+
+def load_crm(uri: str, inputs: CrmInputs) -> Crm:
+    """Read back what `save_crm` wrote, ready to answer."""
+    crm = build_crm(artifacts.from_plain(CrmConfig, artifacts.read_json(artifacts.join(uri, "config.json"))), inputs)
+    with fsspec.open(artifacts.join(uri, "model.safetensors"), "rb") as file:
+        crm.load_state_dict(load(file.read()))  # pyright: ignore[reportAttributeAccessIssue]
+    return crm.eval()
+
+
+def _rows(index: pd.Index, ids: NDArray, noun: str) -> NDArray[np.int32]:
+    rows = index.get_indexer(ids).astype(np.int32)
+    if (rows < 0).any():
+        raise DataError(f"expected known {noun} ids, got {ids[rows < 0][:3].tolist()}")
+    return rows

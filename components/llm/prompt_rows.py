@@ -1,0 +1,62 @@
+"""From rows of samples to prompts and tokens: the one way that training, scoring and serving ask the LLM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from components.features.store import FeatureStore
+from components.llm.tokens import PromptEncoder
+from components.prompts import click
+from components.prompts.textualize import item_texts, title_texts, user_texts
+
+TEXT_SHARE = 4  # a profile and an item's text may each take a quarter of the token budget
+
+
+class ClickRows:
+    """Reads samples as click-rating questions, with the texts of users and items."""
+
+    def __init__(self, store: FeatureStore, history_length: int) -> None:
+        """`history_length` is the number of latest rated items that a prompt shows."""
+        self._schema, self._history_length = store.schema, history_length
+        self.profiles = user_texts(store.users, store.schema)
+        self.items = item_texts(store.items, store.schema)
+        self.titles = title_texts(store.items, store.schema)
+
+    def examples(self, samples: pa.Table) -> Iterator[click.ClickExample]:
+        """Yield the question of each sample."""
+        columns = (samples[name].to_pylist() for name in ("user_row", "item_row", "history_rows", "history_ratings"))
+        for user, item, rows, ratings in zip(*columns, strict=True):
+            yield click.ClickExample(
+                profile=self.profiles[user],
+                history=self._history(rows, ratings),
+                target=self.items[item],
+                answer=None,
+                item_noun=self._schema.item_noun,
+                rating_min=self._schema.rating_min,
+                rating_max=self._schema.rating_max,
+            )
+
+    def _history(self, rows: list[int], ratings: list[float]) -> tuple[tuple[str, float], ...]:
+        latest = slice(max(0, len(rows) - self._history_length), None)
+        return tuple((self.titles[row], rating) for row, rating in zip(rows[latest], ratings[latest], strict=True))
+
+
+class PromptRows:
+    """Turns samples into the tokens of their prompts."""
+
+    def __init__(self, rows: ClickRows, encoder: PromptEncoder) -> None:
+        budget = encoder.max_tokens // TEXT_SHARE
+        rows.profiles, rows.items, rows.titles = (encoder.shorten(texts, budget) for texts in (rows.profiles, rows.items, rows.titles))
+        self._rows, self._encoder = rows, encoder
+
+    def encode(self, samples: pa.Table) -> pa.Table:
+        """Return the samples with `token_ids` (list<int32>) and `prefix_length`, the tokens that all candidates of a user share."""
+        prompts = [self._encoder.encode(click.render(example)) for example in self._rows.examples(samples)]
+        offsets = np.cumsum([0, *(len(prompt.token_ids) for prompt in prompts)]).astype(np.int32)
+        tokens = np.concatenate([prompt.token_ids for prompt in prompts]) if prompts else np.zeros(0, np.int32)
+        lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens))
+        lengths = pa.array([prompt.prefix_length for prompt in prompts], pa.int32())
+        return samples.append_column("token_ids", lists).append_column("prefix_length", lengths)

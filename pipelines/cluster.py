@@ -1,0 +1,122 @@
+"""The Ray cluster that a run uses: its own on this machine, or the one it is told of; and how Ray Data behaves on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from ray.data import DataContext, Dataset
+from ray.data.datasource import FilenameProvider
+
+from components.errors import ConfigError, ResourceError
+
+LEAST_LOGICAL_CPUS = 4  # Ray Data's reading tasks ask for whole CPUs; with fewer they would wait for pools that hold them
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where the run's tasks and workers live."""
+
+    address: str | None = None
+    """Address of a running cluster; default: the job's cluster (RAY_ADDRESS), else one of this run's own on this machine."""
+    object_store_gib: float = 1.0
+    """Shared memory for data in flight on a cluster of the run's own; more spills to disk."""
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.object_store_gib <= 1024:
+            raise ConfigError(f"ray.object_store_gib: expected 0.1 to 1024, got {self.object_store_gib}")
+
+
+def connect(config: Config) -> None:
+    """Join the cluster, or start one on this machine when no address is known."""
+    # Ray's workers are nice by default (15): any other program would starve a training run.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        if (Path.home() / ".ray" / "auth_token").exists():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # a client that says nothing can't join a cluster with tokens
+        ray.init(address=address, log_to_driver=False, logging_level="WARNING")
+    else:
+        ray.init(
+            address="local",
+            num_cpus=max(LEAST_LOGICAL_CPUS, os.cpu_count() or 1),
+            object_store_memory=int(config.object_store_gib * 2**30),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="WARNING",
+        )
+    steady_data()
+
+
+def steady_data() -> None:
+    """Make Ray Data quiet, repeatable and safe on two CPUs."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context.execution_options.preserve_order = True
+    # The new Parquet reader's listing task holds a whole CPU and can wait for ever on a small machine.
+    context.use_datasource_v2 = False
+
+
+class _PartNames(FilenameProvider):
+    """Names in the order of the data set, so that a rerun reads the same rows in the same order."""
+
+    def get_filename_for_task(self, write_uuid: str, task_index: int) -> str:
+        return f"part-{task_index:06}-{write_uuid}.parquet"
+
+
+def write_parts(dataset: Dataset, uri: str) -> None:
+    """Write a data set's blocks as `part-*.parquet` below `uri`."""
+    dataset.write_parquet(uri, filename_provider=_PartNames(file_format="parquet"))
+
+
+def read_parts(uri: str) -> Dataset:
+    """Read the `part-*.parquet` files below `uri`."""
+    return ray.data.read_parquet(uri, num_cpus=0.25)
+
+
+def where(dataset: Dataset, column: str, operator: Literal["==", "!="], value: str) -> Dataset:
+    """Keep the rows whose column equals, or does not equal, the value."""
+    compare: Callable[[pa.ChunkedArray, str], pa.ChunkedArray] = pc.equal if operator == "==" else pc.not_equal
+    return dataset.map_batches(lambda table: table.filter(compare(table[column], value)), batch_format="pyarrow", batch_size=None)
+
+
+@dataclass(frozen=True)
+class Need:
+    """Workers that must be placed at the same time."""
+
+    what: str
+    count: int
+    each: dict[str, float]  # resources of one worker, all on one node
+
+
+def require(needs: Sequence[Need]) -> None:
+    """Raise ResourceError when the cluster can never place what a run asks for: waiting would be for ever."""
+    missing = lacking(needs)
+    if missing:
+        raise ResourceError(f"the cluster has {described()}, which is not enough: {'; '.join(missing)}")
+
+
+def lacking(needs: Sequence[Need]) -> list[str]:
+    """Say for each need that the cluster's nodes can't hold how many workers find a place."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    found: list[str] = []
+    for need in needs:
+        places = sum(min(int(node.get(name, 0.0) / amount) for name, amount in need.each.items() if amount) for node in nodes)
+        if places < need.count:
+            found.append(f"{need.what} need {need.count} x {need.each}, {places} can be placed")
+    return found
+
+
+def described() -> str:
+    """Return the cluster's CPUs, GPUs and nodes in words."""
+    resources = ray.cluster_resources()
+    return f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs on {sum(node['Alive'] for node in ray.nodes())} node(s)"

@@ -1,0 +1,80 @@
+"""The command line: what the user types becomes a configuration; what is planned and what came out is shown."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tyro.extras import overridable_config_cli
+
+from components import artifacts
+from components.errors import ConfigError
+from components.joint.deepspeed_engine import deepspeed_config
+from components.report.summary import summary_table
+from pipelines import cluster
+from pipelines.config import RunConfig
+from pipelines.recipes import RECIPES
+from pipelines.recording import default_store
+
+JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it in a submitted job
+DESCRIPTION = "Raw interactions -> a tuned, evaluated, browsable ensemble of a recommender model and a language model."
+
+
+def parse(arguments: Sequence[str] | None) -> RunConfig:
+    """Return the recipe's configuration with the keys that were typed; a bad command line exits with 2."""
+    recipes = {name: ((recipe.__doc__ or "").strip(), recipe()) for name, recipe in RECIPES.items()}
+    config = overridable_config_cli(recipes, prog="pipelines/full.py", description=DESCRIPTION, args=arguments)
+    config = replace(config, output=config.output or f"runs/{config.recipe}")
+    _refuse_relative_in_job(config)
+    return config
+
+
+def show_plan(config: RunConfig, output: str, steps: Sequence[tuple[str, bool]]) -> None:
+    """Print what a run would do, and whether the cluster has what it asks for."""
+    print(f"Plan of {config.recipe} -> {output}")
+    for name, done in steps:
+        print(f"  {name:<12}{'reused: finished by an earlier run' if done else 'to run'}")
+    train = config.train
+    for name, stage in (("joint", train.joint), ("llm", train.llm)):
+        print(f"DeepSpeed, stage {name}:")
+        print(json.dumps(deepspeed_config(train.deepspeed, stage.micro_batch, stage.accumulation, train.workers), indent=2))
+    print("Resources:")
+    for need in needs(config):
+        print(f"  {need.what}: {need.count} x {need.each}")
+    lacking = cluster.lacking(needs(config))
+    print(f"  the cluster has {cluster.described()}: " + ("enough" if not lacking else "NOT enough: " + "; ".join(lacking)))
+
+
+def needs(config: RunConfig) -> list[cluster.Need]:
+    """Return what a run asks the cluster for."""
+    train, score = config.train, config.score
+    gpu = {"GPU": train.gpus_per_worker} if train.use_gpu == "yes" else {}
+    return [
+        cluster.Need("training workers", train.workers, {"CPU": train.cpus_per_worker, **gpu}),
+        cluster.Need("LLM scoring actors", score.llm_actors, {"CPU": score.cpus_per_actor, "GPU": score.gpus_per_actor}),
+    ]
+
+
+def show_result(config: RunConfig, output: str) -> None:
+    """Print what came out, and the commands for the next steps."""
+    metrics = artifacts.read_json(artifacts.join(output, "report", "metrics.json"))
+    store = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_store(output)
+    print(summary_table(metrics))
+    print(f"report: {artifacts.join(output, 'report', 'index.html')}")
+    print(f"runs in MLflow: mlflow ui --backend-store-uri {store}")
+    print("on real data: python pipelines/full.py ml-100k --data FOLDER_OF_ML_100K")
+
+
+def _refuse_relative_in_job(config: RunConfig) -> None:
+    """Inside a job the working folder is an uploaded copy that goes away: what is written there is lost."""
+    if JOB_MARK not in os.environ:
+        return
+    for key, value in (("data", config.data), ("output", config.output)):
+        relative = value is not None and "://" not in value and not Path(value).is_absolute()
+        if relative and not Path(value or "").exists():
+            raise ConfigError(
+                f"--{key} {value}: inside a job the working folder is an uploaded copy; expected an absolute path or a URI, or something in the upload"
+            )

@@ -1,0 +1,19 @@
+"""Ensemble: models, users, items, policy and prompt settings in one folder, which serving and MLflow load."""
+
+from __future__ import annotations
+
+import fsspec
+
+from components import artifacts
+from components.features.tables import STORE_FILES
+from pipelines import prompts
+from pipelines.stage import StageContext
+
+
+def run(context: StageContext, asked: prompts.Config) -> None:
+    """Write the artifact `ensemble/`."""
+    fs, target = fsspec.core.url_to_fs(context.folder)
+    _, output = fsspec.core.url_to_fs(context.output)
+    for part in ("checkpoints/crm", "checkpoints/llm", *(f"tables/{name}" for name in STORE_FILES), "policy/policy.json"):
+        fs.copy(artifacts.join(output, part), artifacts.join(target, part.split("/", 1)[1]), recursive=True)
+    artifacts.write_json(artifacts.join(context.folder, "prompts.json"), {"history_length": asked.history_length, "max_tokens": asked.max_tokens})

@@ -1,0 +1,109 @@
+"""Score: both models on every validation and test sample -> the score table (Ray Data, an actor pool each)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import torch
+from ray.data import ActorPoolStrategy
+
+from components import artifacts
+from components.errors import ConfigError
+from components.features.tables import load_store
+from components.joint.data import token_arrays
+from components.joint.ensemble import load_crm, score_crm
+from components.llm import backbone
+from components.llm.scorer import score
+from pipelines.board import Line, Reader
+from pipelines.cluster import read_parts, write_parts
+from pipelines.stage import StageContext
+
+KEPT = ["split", "user_id", "item_id", "timestamp_s", "label", "p_crm", "p_llm", "earlier_count", "item_popularity", "user_popularity"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """How the score table is computed."""
+
+    crm_actors: int = 1
+    """Actors that score with the CRM."""
+    llm_actors: int = 2
+    """Actors that score with the LLM."""
+    cpus_per_actor: float = 1.0
+    """CPUs, and with them threads, of each LLM actor."""
+    gpus_per_actor: float = 0.0
+    """GPUs of each LLM actor."""
+    rows_per_block: int = 1024
+    """Samples that an actor takes at once; prompts of like length are batched inside."""
+    max_batch_tokens: int = 16_384
+    """Tokens of one LLM batch, padding included."""
+
+    def __post_init__(self) -> None:
+        if min(self.crm_actors, self.llm_actors, self.rows_per_block) < 1 or self.cpus_per_actor <= 0 or self.gpus_per_actor < 0:
+            raise ConfigError(f"score: expected actors and rows_per_block >= 1, cpus_per_actor > 0 and gpus_per_actor >= 0, got {self}")
+
+
+def run(context: StageContext, config: Config) -> None:
+    """Write the artifact `scores/`: the score table as Parquet files."""
+    models, tables = context.artifact("checkpoints"), context.artifact("tables")
+    prompts = artifacts.require(context.artifact("prompts")).facts["prompts"]
+    total, done = prompts["valid"] + prompts["test"], Counter[str]()
+
+    def show(line: Line) -> None:
+        done["rows"] += int(line["rows"])
+        context.progress.update(done["rows"], total, "samples scored")
+
+    with Reader(show) as reader:
+        for split in ("valid", "test"):
+            samples = read_parts(artifacts.join(context.artifact("prompts"), split))
+            by_crm = samples.map_batches(
+                CrmScorer,
+                fn_constructor_args=(artifacts.join(models, "crm"), tables, split),
+                batch_format="pyarrow",
+                batch_size=config.rows_per_block,
+                compute=ActorPoolStrategy(size=config.crm_actors),
+                num_cpus=0.25,
+            )
+            by_both = by_crm.map_batches(
+                LlmScorer,
+                fn_constructor_args=(artifacts.join(models, "llm"), config, reader.board),
+                batch_format="pyarrow",
+                batch_size=config.rows_per_block,
+                compute=ActorPoolStrategy(size=config.llm_actors),
+                num_cpus=config.cpus_per_actor,
+                num_gpus=config.gpus_per_actor,
+            )
+            write_parts(by_both, artifacts.join(context.folder, split))
+    context.facts["work"] = (total, "samples")
+
+
+class CrmScorer:
+    """A worker that adds the CRM's click probability and what routers know of a sample before any model is asked."""
+
+    def __init__(self, crm: str, tables: str, split: str) -> None:
+        self._store, self._split = load_store(tables), split
+        self._crm = load_crm(crm, self._store.inputs)
+
+    def __call__(self, samples: pa.Table) -> pa.Table:
+        samples = samples.append_column("split", pa.array([self._split] * samples.num_rows))
+        for name, values in score_crm(self._crm, self._store, samples).items():
+            samples = samples.append_column(name, pa.array(values))
+        return samples
+
+
+class LlmScorer:
+    """A worker that adds the LLM's click probability."""
+
+    def __init__(self, llm: str, config: Config, board: Any) -> None:
+        torch.set_num_threads(max(1, int(config.cpus_per_actor)))
+        self._llm = backbone.load(backbone.Config(path=llm))[0].to("cuda" if config.gpus_per_actor else "cpu")
+        self._config, self._board = config, board
+
+    def __call__(self, samples: pa.Table) -> pa.Table:
+        device = "cuda" if self._config.gpus_per_actor else "cpu"
+        p_llm = score(self._llm, token_arrays(samples), self._config.max_batch_tokens, device)
+        self._board.pin.remote({"rows": float(len(p_llm))})
+        return samples.append_column("p_llm", pa.array(p_llm)).select(KEPT)

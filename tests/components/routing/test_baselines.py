@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from components import metrics
+from components.routing.baselines import average, oracle, random_routing
+from components.routing.calibration import fit
+from components.routing.fit import Spec, fit_policy
+from components.routing.policy import crm_only, request_of
+from components.routing.signals import logit, sigmoid
+from tests.components.routing.score_tables import score_table
+
+SPEC = Spec("gain", 0.2, "mix", 0.4, "platt", "platt")
+
+
+def test_random_routing_spends_the_same_share_on_other_rows_each_draw() -> None:
+    rows = score_table(1_000)
+    draws = list(random_routing(rows, fit_policy(rows, SPEC), share=0.2))
+    assert len(draws) == 20
+    assert {route.llm_share for route in draws} == {0.2}
+    assert (draws[0].arm != draws[1].arm).any()
+    again = list(random_routing(rows, fit_policy(rows, SPEC), share=0.2))
+    assert (draws[3].p_routed == again[3].p_routed).all()
+
+
+def test_random_routing_merges_as_the_policy_does() -> None:
+    rows = score_table(1_000)
+    policy = fit_policy(rows, SPEC)
+    route = next(random_routing(rows, policy, share=0.5))
+    everywhere = fit_policy(rows, Spec("gain", 1.0, "mix", 0.4, "platt", "platt")).decide(rows).p_routed
+    asked = route.arm == "llm"
+    assert (route.p_routed[asked] == everywhere[asked]).all()
+    assert (route.p_routed[~asked] == policy.crm_calibration.apply(rows["p_crm"].to_numpy())[~asked]).all()
+
+
+def test_random_routing_of_requests_keeps_them_whole_and_within_the_share() -> None:
+    rows = score_table(1_000, users=5)
+    policy = fit_policy(rows, Spec("entropy", 0.3, "replace", 1.0, "none", "none", "request"))
+    request = request_of(rows)
+    for route in random_routing(rows, policy, share=0.3, draws=5):
+        asked = route.arm == "llm"
+        assert asked.mean() <= 0.3
+        assert all(len(set(asked[request == one])) == 1 for one in np.unique(request))
+
+
+def test_average_is_the_mean_of_platt_calibrated_logits_everywhere() -> None:
+    valid, test = score_table(1_000, seed=1), score_table(1_000, seed=2)
+    routes = average(valid, test)
+    crm, llm = (fit("platt", valid[name].to_numpy(), valid["label"].to_numpy()).apply(test[name].to_numpy()) for name in ("p_crm", "p_llm"))
+    assert set(routes.arm) == {"llm"}
+    assert routes.p_routed == pytest.approx(sigmoid((logit(crm) + logit(llm)) / 2))
+
+
+def test_the_oracle_replaces_the_rows_that_gain_most_and_none_that_lose() -> None:
+    rows = {
+        "p_crm": np.array([0.5, 0.5, 0.5, 0.5]),
+        "p_llm": np.array([0.6, 0.9, 0.9, 0.8]),
+        "label": np.array([1, 1, 0, 1]),
+    }
+    assert oracle(rows, crm_only(), share=0.25).arm.tolist() == ["crm", "llm", "crm", "crm"]
+    assert oracle(rows, crm_only(), share=0.5).arm.tolist() == ["crm", "llm", "crm", "llm"]
+    assert oracle(rows, crm_only(), share=1.0).arm.tolist() == ["llm", "llm", "crm", "llm"]
+    assert oracle(rows, crm_only(), share=1.0).p_routed.tolist() == [0.6, 0.9, 0.5, 0.8]
+
+
+def test_at_one_share_the_oracle_beats_the_policy_and_the_policy_beats_chance() -> None:
+    rows = score_table()
+    policy = fit_policy(rows, SPEC)
+    label = rows["label"].to_numpy()
+    chance = np.mean([metrics.auc(label, route.p_routed) for route in random_routing(rows, policy, share=0.2)])
+    routed = metrics.auc(label, policy.decide(rows).p_routed)
+    assert chance < routed < metrics.auc(label, oracle(rows, policy, share=0.2).p_routed)
