@@ -10,13 +10,16 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
+import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import TypeAdapter
 
@@ -43,7 +46,7 @@ def fingerprint(*parts: Any) -> str:
 
 
 def as_plain(value: Any) -> Any:
-    """Turn (nested) dataclasses, tuples and paths into what JSON can hold."""
+    """Turn (nested) dataclasses, tuples, numpy's numbers and paths into what JSON can hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: as_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"type": f"{type(value).__qualname__}", **fields}
@@ -51,6 +54,8 @@ def as_plain(value: Any) -> Any:
         return {str(key): as_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [as_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
@@ -98,15 +103,12 @@ def verify(uri: str) -> None:
 
 @contextlib.contextmanager
 def create(uri: str, fingerprint: str, config: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Write an artifact: yields the folder to write into and a dict for facts; nothing appears at `uri` on failure.
+    """Write an artifact: yields the folder to write into, empty, and a dict for facts; nothing appears at `uri` on failure.
 
-    The folder that is written aside keeps its name between attempts, so a stage that can resume finds its work there.
+    What a broken attempt wrote stays beside `uri` on a local disk, to be looked at, until the next attempt.
     """
     fs, path = fsspec.core.url_to_fs(uri)
-    aside = f"{path}.partial-{fingerprint}" if isinstance(fs, LocalFileSystem) else path
-    if aside == path and fs.exists(join(path, MANIFEST)):
-        fs.rm(path, recursive=True)
-    fs.makedirs(aside, exist_ok=True)
+    aside = _empty_folder(fs, path)
     facts: dict[str, Any] = {}
     started_s = time.monotonic()
     yield (aside if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(aside)), facts
@@ -114,9 +116,7 @@ def create(uri: str, fingerprint: str, config: Any) -> Iterator[tuple[str, dict[
     manifest = Manifest(fingerprint, as_plain(config), as_plain(facts), time.monotonic() - started_s, files)
     fs.pipe_file(join(aside, MANIFEST), json.dumps(dataclasses.asdict(manifest), indent=1).encode())
     if aside != path:
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
-        Path(aside).rename(path)
+        _replace(Path(path), Path(aside))
 
 
 def read_json(uri: str) -> Any:
@@ -131,15 +131,38 @@ def write_json(uri: str, value: Any) -> None:
         file.write(json.dumps(as_plain(value), indent=1, ensure_ascii=False) + "\n")  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def _empty_folder(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    """Return the folder that an artifact is written into; remove what earlier attempts left."""
+    if not isinstance(fs, LocalFileSystem):
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+        return path
+    for left in Path(path).parent.glob(f"{Path(path).name}.partial-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    # A name of its own: a worker that outlived its broken run can't write among the files of this one.
+    aside = f"{path}.partial-{uuid.uuid4().hex[:8]}"
+    fs.makedirs(aside)
+    return aside
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Put a folder in the place of an earlier one."""
+    old = new.with_name(f"{new.name}-old")
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _sizes(fs: fsspec.AbstractFileSystem, folder: str) -> dict[str, int]:
     root = folder.rstrip("/") + "/"
-    found = fs.find(folder, detail=True)
-    return {name.removeprefix(root): int(info["size"]) for name, info in sorted(found.items()) if not name.endswith("/" + MANIFEST)}
+    found: dict[str, dict[str, Any]] = fs.find(folder, detail=True)  # pyright: ignore[reportAssignmentType]
+    return {name.removeprefix(root): int(info["size"]) for name, info in sorted(found.items()) if name != root + MANIFEST}
 
 
 def _sha256(fs: fsspec.AbstractFileSystem, path: str) -> str:
     digest = hashlib.sha256()
     with fs.open(path, "rb") as file:
         while block := file.read(1 << 20):
-            digest.update(block)
+            digest.update(block)  # pyright: ignore[reportArgumentType]
     return digest.hexdigest()

@@ -32,7 +32,8 @@ def run(context: StageContext, config: tiny.Config, history_length: int) -> None
 
 def _counted(texts: Iterator[str], context: StageContext) -> Iterator[str]:
     count = 0
-    for count, text in enumerate(texts, 1):
+    for text in texts:
+        count += 1
         yield text
     context.facts["work"] = (count, "texts")
     context.progress.say(f"tokenizer and tiny model made from {count:,} texts")

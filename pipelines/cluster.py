@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,7 +43,7 @@ def connect(config: Config) -> None:
     if address:
         if (Path.home() / ".ray" / "auth_token").exists():
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # a client that says nothing can't join a cluster with tokens
-        ray.init(address=address, log_to_driver=False, logging_level="WARNING")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     else:
         ray.init(
             address="local",
@@ -51,7 +51,7 @@ def connect(config: Config) -> None:
             object_store_memory=int(config.object_store_gib * 2**30),
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="WARNING",
+            logging_level=logging.WARNING,
         )
     steady_data()
 
@@ -85,8 +85,18 @@ def read_parts(uri: str) -> Dataset:
 
 def where(dataset: Dataset, column: str, operator: Literal["==", "!="], value: str) -> Dataset:
     """Keep the rows whose column equals, or does not equal, the value."""
-    compare: Callable[[pa.ChunkedArray, str], pa.ChunkedArray] = pc.equal if operator == "==" else pc.not_equal
-    return dataset.map_batches(lambda table: table.filter(compare(table[column], value)), batch_format="pyarrow", batch_size=None)
+    matches = pc.field(column) == value if operator == "==" else pc.field(column) != value
+    return map_tables(dataset, lambda table: table.filter(matches))
+
+
+def map_tables(dataset: Dataset, change: Callable[[pa.Table], pa.Table]) -> Dataset:
+    """Change each block as an Arrow table."""
+    return dataset.map_batches(change, batch_format="pyarrow", batch_size=None)  # pyright: ignore[reportArgumentType]
+
+
+def tables_of(dataset: Dataset) -> Iterator[pa.Table]:
+    """Yield the blocks one after the other: the driver holds one at a time."""
+    yield from dataset.iter_batches(batch_format="pyarrow", batch_size=None)  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True)

@@ -76,5 +76,6 @@ def _refuse_relative_in_job(config: RunConfig) -> None:
         relative = value is not None and "://" not in value and not Path(value).is_absolute()
         if relative and not Path(value or "").exists():
             raise ConfigError(
-                f"--{key} {value}: inside a job the working folder is an uploaded copy; expected an absolute path or a URI, or something in the upload"
+                f"--{key} {value}: inside a job the working folder is an uploaded copy; "
+                "expected an absolute path, a URI, or something in the upload"
             )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from components.datasets.demo import Demo
 from tyro.conf import Suppress, subcommand
 
 from components.crm import CrmConfig
 from components.datasets.amazon import Amazon
 from components.datasets.collm import CollmMl1m
-from components.datasets.demo import Demo
 from components.datasets.movielens import MovieLens1m, MovieLens100k
 from components.datasets.tabular import Tabular
 from components.llm import backbone, tiny

@@ -16,4 +16,6 @@ def run(context: StageContext, asked: prompts.Config) -> None:
     _, output = fsspec.core.url_to_fs(context.output)
     for part in ("checkpoints/crm", "checkpoints/llm", *(f"tables/{name}" for name in STORE_FILES), "policy/policy.json"):
         fs.copy(artifacts.join(output, part), artifacts.join(target, part.split("/", 1)[1]), recursive=True)
-    artifacts.write_json(artifacts.join(context.folder, "prompts.json"), {"history_length": asked.history_length, "max_tokens": asked.max_tokens})
+    artifacts.write_json(
+        artifacts.join(context.folder, "prompts.json"), {"history_length": asked.history_length, "max_tokens": asked.max_tokens}
+    )

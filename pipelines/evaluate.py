@@ -10,7 +10,6 @@ import fsspec
 import pandas as pd
 
 from components import artifacts
-from components.artifacts import Manifest
 from components.errors import ArtifactError
 from components.features.tables import dataset, read_frame, read_samples
 from components.report.evaluation import Config, Evaluation, RunFacts, Search, evaluate
@@ -22,27 +21,24 @@ from pipelines.stage import StageContext
 
 __all__ = ["Config", "run", "summary_table"]
 
-STAGES = ("tables", "backbone", "prompts", "checkpoints", "scores", "policy")  # whose manifests the report reads, as far as they are there
+Stages = Mapping[str, Mapping[str, Any]]
 
 
-def run(context: StageContext, config: Config, recipe: str) -> None:
-    """Write the artifact `report/`: `index.html`, `metrics.json`, `test_routes.parquet` and the figures."""
-    stages = _manifests(context)
+def run(context: StageContext, config: Config, recipe: str, stages: Stages, settings: Any) -> None:
+    """Write the artifact `report/`: `index.html`, `metrics.json`, `test_routes.parquet` and the figures.
+
+    `stages` are the earlier stages' {"seconds", "rate", "unit"} by name, `settings` is the run's whole configuration, which
+    the report shows.
+    """
     valid, test = (read_samples(artifacts.join(context.artifact("scores"), split)).to_pandas() for split in ("valid", "test"))
     context.progress.say(f"judging the policy on {len(test):,} test rows")
-    found = _search(context.artifact("policy"))
-    evaluation = evaluate(valid, test, found, _facts(context.artifact("tables"), recipe, stages), config)
-    _write(context, evaluation, {name: manifest.config for name, manifest in stages.items()} | {"report": config})
+    facts = _facts(context.artifact("tables"), recipe, stages)
+    evaluation = evaluate(valid, test, _search(context.artifact("policy")), facts, config)
+    _write(context, evaluation, settings)
     context.facts["test"] = evaluation.metrics["test"]
 
 
-def _manifests(context: StageContext) -> dict[str, Manifest]:
-    """Return what the earlier stages say of themselves."""
-    found = {name: artifacts.read_manifest(context.artifact(name)) for name in STAGES}
-    return {name: manifest for name, manifest in found.items() if manifest is not None}
-
-
-def _facts(tables: str, recipe: str, stages: Mapping[str, Manifest]) -> RunFacts:
+def _facts(tables: str, recipe: str, stages: Stages) -> RunFacts:
     """Collect what the report says of the data and of the stages."""
     known = artifacts.require(tables).facts
     schema = artifacts.read_json(artifacts.join(tables, "features.json"))["schema"]
@@ -52,7 +48,7 @@ def _facts(tables: str, recipe: str, stages: Mapping[str, Manifest]) -> RunFacts
         rows=known["rows"],
         label_rate={split: _label_rate(artifacts.join(tables, split)) for split in known["rows"]},
         quarantine=known["quarantine"],
-        stages={name: _timing(name, manifest) for name, manifest in stages.items()},
+        stages=stages,
         best_auc=known.get("best_auc"),
     )
 
@@ -63,17 +59,6 @@ def _label_rate(samples: str) -> float:
         rows += batch.num_rows
         clicks += int(batch["label"].to_numpy().sum())
     return clicks / rows if rows else float("nan")
-
-
-def _timing(name: str, manifest: Manifest) -> dict[str, Any]:
-    """Return how long a stage took and, where its facts count what it made, how much of it in a second."""
-    facts = manifest.facts
-    made = {"tables": facts.get("rows"), "prompts": facts.get("prompts"), "scores": facts.get("rows")}.get(name)
-    if made is None:
-        return {"seconds": manifest.seconds, "rate": None, "unit": None}
-    count = sum(made.values()) if isinstance(made, Mapping) else made
-    unit = "prompts/s" if name == "prompts" else "samples/s"
-    return {"seconds": manifest.seconds, "rate": count / max(manifest.seconds, 1e-9), "unit": unit}
 
 
 def _search(policy: str) -> Search:

@@ -1,6 +1,6 @@
 """The whole pipeline: raw interactions -> tuned, evaluated, browsable CRM+LLM ensemble. The only chain of stages.
 
-    python pipelines/full.py RECIPE [--data URI] [--output URI] [any key of the configuration]
+python pipelines/full.py RECIPE [--data URI] [--output URI] [any key of the configuration]
 """
 
 from __future__ import annotations
@@ -43,16 +43,28 @@ def chain(config: RunConfig, output: str, tables: Tables) -> list[Step]:
     llm = replace(config.llm, path=artifacts.join(output, "backbone")) if tiny else config.llm
     start = ("tables", "backbone") if tiny else ("tables",)
     asked, shown = config.prompts, config.prompts.history_length
-    job = train.Job(config.train, config.crm, llm, artifacts.join(output, "tables"), artifacts.join(output, "prompts"), asked.max_tokens, config.seed)
+    job = train.Job(
+        config.train, config.crm, llm, artifacts.join(output, "tables"), artifacts.join(output, "prompts"), asked.max_tokens, config.seed
+    )
     steps = [
         Step("tables", (config.dataset, config.prepare, digest(tables)), (), lambda at: prepare.run(at, tables, config.prepare)),
         Step("backbone", (config.tiny, shown), ("tables",), lambda at: tiny_backbone.run(at, config.tiny, shown)),
-        Step("prompts", (asked, config.llm.path, config.llm.revision, config.seed), start, lambda at: prompts.run(at, asked, llm, config.seed)),
+        Step(
+            "prompts",
+            (asked, config.llm.path, config.llm.revision, config.seed),
+            start,
+            lambda at: prompts.run(at, asked, llm, config.seed),
+        ),
         Step("checkpoints", (config.train, config.crm, config.llm, config.seed), ("prompts",), lambda at: train.run(at, job)),
         Step("scores", (config.score,), ("checkpoints",), lambda at: score.run(at, config.score)),
         Step("policy", (config.tune,), ("scores",), lambda at: policy.run(at, config.tune)),
         Step("ensemble", (), ("checkpoints", "policy"), lambda at: gathering.run(at, asked)),
-        Step("report", (config.evaluate, config.recipe), ("policy",), lambda at: evaluate.run(at, config.evaluate, config.recipe, config.tune, timings(at), config)),
+        Step(
+            "report",
+            (config.evaluate, config.recipe),
+            ("policy",),
+            lambda at: evaluate.run(at, config.evaluate, config.recipe, timings(at), config),
+        ),
     ]
     return steps if tiny else [step for step in steps if step.name != "backbone"]
 
@@ -107,9 +119,10 @@ def absolute(uri: str) -> str:
 def _run_steps(steps: Sequence[Step], output: str, wanted: dict[str, str], progress: Progress, recording: Recording) -> None:
     for step in steps:
         progress.start(step.name)
-        with recording.stage(step.name, step.depends) as on_metrics, artifacts.create(
-            artifacts.join(output, step.name), wanted[step.name], step.depends
-        ) as (folder, facts):
+        with (
+            recording.stage(step.name, step.depends) as on_metrics,
+            artifacts.create(artifacts.join(output, step.name), wanted[step.name], step.depends) as (folder, facts),
+        ):
             step.run(StageContext(output, folder, wanted[step.name], progress, on_metrics, facts))
         progress.say("done")
 
@@ -120,7 +133,10 @@ def _is_done(output: str, step: Step, wanted: dict[str, str]) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0 done, 1 failed, 2 bad command line or configuration, 75 output in use, 130 interrupted."""
+    """Run the command line and return its exit code.
+
+    0 done, 1 failed, 2 bad command line or configuration, 75 output in use, 130 interrupted.
+    """
     try:
         run(command_line.parse(arguments))
     except TandemError as error:

@@ -30,7 +30,9 @@ def owned(output: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise OutputBusyError(f"{output} is in use by process {file.read().strip() or '?'}; wait for it or choose another --output") from None
+            raise OutputBusyError(
+                f"{output} is in use by process {file.read().strip() or '?'}; wait for it or choose another --output"
+            ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 import pyarrow as pa
 from ray.data import ActorPoolStrategy, Dataset
 
 from components import artifacts
-from components.errors import ConfigError, DataError
+from components.errors import ConfigError
 from components.features.sampling import uniform_hash
 from components.features.tables import load_store
 from components.llm import backbone
 from components.llm.prompt_rows import ClickRows, PromptRows
-from pipelines.cluster import read_parts, where, write_parts
+from pipelines.cluster import map_tables, read_parts, where, write_parts
 from pipelines.stage import StageContext
 
 
@@ -36,7 +35,11 @@ class Config:
     """Workers that render prompts."""
 
     def __post_init__(self) -> None:
-        if min(self.history_length, self.joint_samples, self.llm_samples) < 0 or min(self.early_stopping_samples, self.actors) < 1 or self.max_tokens < 32:
+        if (
+            min(self.history_length, self.joint_samples, self.llm_samples) < 0
+            or min(self.early_stopping_samples, self.actors) < 1
+            or self.max_tokens < 32
+        ):
             raise ConfigError(f"prompts: expected counts >= 0, early_stopping_samples and actors >= 1 and max_tokens >= 32, got {self}")
 
 
@@ -56,13 +59,17 @@ def run(context: StageContext, config: Config, llm: backbone.Config, seed: int) 
     }
     drawn = [_draw(read_parts(artifacts.join(tables, split)), seed, low, high, name) for name, (split, low, high) in parts.items()]
     # One pool renders all parts: starting a worker with its tokenizer takes longer than rendering a small part.
-    prompts = drawn[0].union(*drawn[1:]).map_batches(
-        Render,
-        fn_constructor_args=(tables, llm, config),
-        batch_format="pyarrow",
-        batch_size=4096,
-        compute=ActorPoolStrategy(size=config.actors),
-        num_cpus=1,
+    prompts = (
+        drawn[0]
+        .union(*drawn[1:])
+        .map_batches(
+            Render,
+            fn_constructor_args=(tables, llm, config),
+            batch_format="pyarrow",
+            batch_size=4096,
+            compute=ActorPoolStrategy(size=config.actors),
+            num_cpus=1,
+        )
     )
     rendered = prompts.materialize()
     counts: dict[str, int] = {}
@@ -93,4 +100,4 @@ def _draw(samples: Dataset, seed: int, low: float, high: float, name: str) -> Da
         drawn = table.filter(pa.array((place >= low) & (place < high)))
         return drawn.append_column("part", pa.array([name] * drawn.num_rows, pa.string()))
 
-    return samples.map_batches(keep, batch_format="pyarrow", batch_size=None)
+    return map_tables(samples, keep)

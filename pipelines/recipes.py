@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from components.datasets.demo import Demo
+
 from components.datasets.amazon import Amazon
 from components.datasets.collm import CollmMl1m
-from components.datasets.demo import Demo
 from components.datasets.movielens import MovieLens1m, MovieLens100k
 from components.datasets.tabular import Tabular
 from components.joint import deepspeed_engine
@@ -38,7 +39,9 @@ def ml_1m() -> RunConfig:
 
 def ml_1m_collm() -> RunConfig:
     """The MovieLens-1M split published with CoLLM, as shipped."""
-    return replace(ml_100k(), recipe="ml-1m-collm", dataset=CollmMl1m.Config(), prepare=prepare.Config(expected_rows=(33_891, 10_401, 7_331)))
+    return replace(
+        ml_100k(), recipe="ml-1m-collm", dataset=CollmMl1m.Config(), prepare=prepare.Config(expected_rows=(33_891, 10_401, 7_331))
+    )
 
 
 def amazon() -> RunConfig:
@@ -72,7 +75,9 @@ def corella() -> RunConfig:
             cpus_per_worker=4,
             use_gpu="yes",
             deepspeed=deepspeed_engine.Config(zero_stage=3, precision="bf16"),
-            joint=StageConfig(LossWeights(llm=1.0, crm=1.0, alignment=0.1), epochs=1, micro_batch=8, accumulation=4, llm_learning_rate=3e-4),
+            joint=StageConfig(
+                LossWeights(llm=1.0, crm=1.0, alignment=0.1), epochs=1, micro_batch=8, accumulation=4, llm_learning_rate=3e-4
+            ),
             llm=StageConfig(LossWeights(llm=1.0), epochs=1, micro_batch=8, accumulation=4, llm_learning_rate=3e-4),
         ),
     )

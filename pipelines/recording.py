@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,8 +21,11 @@ from pipelines.config import RunConfig
 from pipelines.stage import OnMetrics
 
 LOADER = "serving.pyfunc"
+REQUIRED = ("torch", "transformers", "peft", "pandas", "pyarrow", "scikit-learn", "safetensors", "fsspec", "pydantic")  # to score
 ROOT = Path(__file__).parent.parent
 EXAMPLE_ROWS = 5
+TRIAL_PARAMETERS = ("router", "merge", "weight", "crm_calibration", "llm_calibration", "target_share")
+TRIAL_METRICS = ("auc", "logloss", "share")
 
 
 def default_store(output: str) -> str:
@@ -53,17 +57,22 @@ class Recording:
     @contextlib.contextmanager
     def stage(self, name: str, settings: Sequence[Any]) -> Iterator[OnMetrics]:
         """Record a stage; yields what takes the figures of its steps."""
-        with self._run.child(name, params={type(part).__module__.rsplit(".", 1)[-1]: part for part in settings if hasattr(part, "__dataclass_fields__")}) as run:
+        with self._run.child(
+            name, params={type(part).__module__.rsplit(".", 1)[-1]: part for part in settings if hasattr(part, "__dataclass_fields__")}
+        ) as run:
             yield run.log_metrics
             if name == "policy":
-                self._policy = run
+                trials = read_frame(artifacts.join(self._output, "policy", "trials.parquet"))
+                tracking.log_trials(run, trials, TRIAL_PARAMETERS, TRIAL_METRICS)
 
     def finish(self, output: str) -> None:
         """Record what the run came to: data, figures, trials, the report, and the ensemble as a model version."""
         facts = artifacts.require(artifacts.join(output, "tables"))
         self._run.log_dataset(self._config.data or "generated", self._config.data or "generated", facts.fingerprint)
         metrics = artifacts.read_json(artifacts.join(output, "report", "metrics.json"))
-        self._run.log_metrics({f"test_{arm}_{name}": value for arm, row in metrics["test"].items() for name, value in row.items() if isinstance(value, float)})
+        self._run.log_metrics(
+            {f"test_{arm}_{name}": value for arm, row in metrics["test"].items() for name, value in row.items() if isinstance(value, float)}
+        )
         self._run.log_folder(artifacts.join(output, "report"), "report")
         self._run.log_folder(artifacts.join(output, "policy"), "policy")
         self._register(artifacts.join(output, "ensemble"), output)
@@ -71,7 +80,7 @@ class Recording:
     def _register(self, folder: str, output: str) -> None:
         inputs = example_rows(output)
         outputs = Ensemble.load(folder).predict(inputs)
-        requirements = (ROOT / "requirements.lock").read_text().splitlines()
+        requirements = [f"{name}=={version(name)}" for name in REQUIRED]
         tracking.register_ensemble(
             self._run, folder, [ROOT / "components", ROOT / "serving"], LOADER, requirements, inputs, outputs, key=self._fingerprint
         )

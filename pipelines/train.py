@@ -19,8 +19,8 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, ScalingConfig
 from ray.train import RunConfig as RayRunConfig
-from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
 from torch import nn
 
 from components import artifacts
@@ -144,7 +144,9 @@ def work(settings: dict[str, Any]) -> None:
         checkpoint_every_s=job.train.checkpoint_every_s,
     )
     workbench = Workbench(job, share.workers)
-    training = Training(workbench.stages(), workbench.build, workbench.engine, workbench.store, workbench.layout, workbench.valid, job.seed, around)
+    training = Training(
+        workbench.stages(), workbench.build, workbench.engine, workbench.store, workbench.layout, workbench.valid, job.seed, around
+    )
     latest = ray.train.get_checkpoint()
     if latest is not None:
         with latest.as_directory() as folder:
@@ -172,7 +174,10 @@ class Workbench:
         self._device = "cuda" if job.gpu else "cpu"
         self.store = load_store(job.tables)
         self.layout = backbone.load_encoder(job.llm, job.max_tokens).layout
-        self.valid: dict[ModelName, str] = {"crm": artifacts.join(job.tables, "valid"), "llm": artifacts.join(job.prompts, "early_stopping")}
+        self.valid: dict[ModelName, str] = {
+            "crm": artifacts.join(job.tables, "valid"),
+            "llm": artifacts.join(job.prompts, "early_stopping"),
+        }
 
     def stages(self) -> list[Stage]:
         """Return the stages that train anything, with their samples."""
@@ -196,11 +201,17 @@ class Workbench:
         config, settings = stage.config, self._job.train
         crm, llm = models.get("crm"), models.get("llm")
         torch.manual_seed(self._job.seed)
-        between = Alignment(settings.alignment, llm.hidden_size, llm.blocks, crm.hidden_widths) if crm and llm and config.weights.alignment else None
+        between = (
+            Alignment(settings.alignment, llm.hidden_size, llm.blocks, crm.hidden_widths)
+            if crm and llm and config.weights.alignment
+            else None
+        )
         model = JointModel(crm, llm, between, config.weights)
         parts = [(crm, config.crm_learning_rate), (llm, config.llm_learning_rate), (between, config.crm_learning_rate)]
         groups = [
-            ParameterGroup([value for value in part.parameters() if value.requires_grad], rate, config.weight_decay) for part, rate in parts if part is not None
+            ParameterGroup([value for value in part.parameters() if value.requires_grad], rate, config.weight_decay)
+            for part, rate in parts
+            if part is not None
         ]
         if llm is None:
             return TorchEngine(model, groups, self._device, settings.deepspeed.gradient_clipping)

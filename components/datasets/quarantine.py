@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.datasets import checks
 from components.errors import DataError
 
 SCHEMA = pa.schema([("table", pa.string()), ("file", pa.string()), ("row", pa.int64()), ("reason", pa.string()), ("content", pa.string())])
@@ -19,7 +20,8 @@ class Quarantine:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self._file = fsspec.open(uri, "wb").open()
+        fs, path = fsspec.core.url_to_fs(uri)
+        self._file = fs.open(path, "wb")
         self._writer = pq.ParquetWriter(self._file, SCHEMA)
         self._rows: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
@@ -29,9 +31,7 @@ class Quarantine:
         if len(bad):
             self._writer.write_table(pa.Table.from_pandas(bad, SCHEMA, preserve_index=False))
             self._rows.update(bad["table"])
-            self._reasons.update(
-                f"{table}: {reason}" for table, reason in zip(bad["table"], bad["reason"].str.split(" of row").str[0], strict=True)
-            )
+            self._reasons.update((bad["table"] + ": " + checks.kinds(bad.loc[:, "reason"])).tolist())
 
     @property
     def counts(self) -> dict[str, int]:
@@ -45,6 +45,6 @@ class Quarantine:
         for table, bad in self._rows.items():
             if bad > max_bad_fraction * totals[table]:
                 raise DataError(
-                    f"{bad:,} of {totals[table]:,} rows of {table} are bad ({bad / totals[table]:.1%}), accepted are {max_bad_fraction:.1%} "
-                    f"(--prepare.max-bad-fraction): {self.counts}; every bad row is in {self.uri}"
+                    f"{bad:,} of {totals[table]:,} rows of {table} are bad ({bad / totals[table]:.1%}), "
+                    f"accepted are {max_bad_fraction:.1%} (--prepare.max-bad-fraction): {self.counts}; every bad row is in {self.uri}"
                 )

@@ -6,7 +6,6 @@ not depend on the number of workers, and a resumed run continues at the very bat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -44,25 +43,23 @@ class SampleReader:
         return sum(self._fragment_rows)
 
     def batches(self, epoch: int) -> int:
-        """Global batches of an epoch; the last one of each window may be short."""
-        return sum(math.ceil(self._rows_of(window) / self._batch_rows) for window in self._windows(epoch))
+        """Return the number of global batches of an epoch."""
+        return sum(self._batches_of(window) for window in self._windows(epoch))
 
     def epoch(self, epoch: int, first_batch: int = 0) -> Iterator[tuple[pa.Table, list[NDArray[np.int64]]]]:
-        """Yield windows of samples with the row numbers of this worker's part of each batch, from `first_batch` on."""
+        """Yield windows of samples with the row numbers of this worker's part of each batch, from `first_batch` on.
+
+        Every batch is full: the rows left at the end of a window are not read in this epoch, and a window with fewer rows
+        than a batch repeats them.
+        """
         passed = 0
         for number, window in enumerate(self._windows(epoch)):
-            rows = self._rows_of(window)
-            order = np.random.default_rng([self._seed, epoch, number]).permutation(rows)
-            batches = [order[start : start + self._batch_rows] for start in range(0, rows, self._batch_rows)]
-            remaining = batches[max(0, first_batch - passed) :]
+            order = np.random.default_rng([self._seed, epoch, number]).permutation(self._rows_of(window))
+            batches = np.resize(order, (self._batches_of(window), self._batch_rows))
+            remaining = batches[max(0, first_batch - passed) :, self._share.rank :: self._share.workers]
             passed += len(batches)
-            if remaining:
-                yield self._read(tuple(sorted(window))), [self._mine(batch) for batch in remaining]
-
-    def _mine(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
-        # A short batch repeats its first rows until every worker has as many: collectives need equal turns.
-        whole = np.resize(batch, math.ceil(len(batch) / self._share.workers) * self._share.workers)
-        return whole[self._share.rank :: self._share.workers]
+            if len(remaining):
+                yield self._read(tuple(sorted(window))), list(remaining)
 
     def _windows(self, epoch: int) -> Iterator[list[int]]:
         order = range(len(self._fragments))
@@ -75,6 +72,10 @@ class SampleReader:
                 window = []
             window.append(fragment)
         yield window
+
+    def _batches_of(self, window: Iterable[int]) -> int:
+        rows = self._rows_of(window)
+        return max(rows // self._batch_rows, min(rows, 1))
 
     def _rows_of(self, window: Iterable[int]) -> int:
         return sum(self._fragment_rows[fragment] for fragment in window)

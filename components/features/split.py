@@ -58,5 +58,5 @@ def is_before(cut: Cut, frame: pd.DataFrame) -> NDArray[np.bool_]:
 
 def natural_key(ids: pd.Series) -> pd.Series:
     """Order ids as people do: numbers by value ("9" before "10"), all else by text after them."""
-    width = ids.str.len().max()
-    return ids.where(~ids.str.fullmatch(r"\d+"), ids.str.zfill(int(width) if width == width else 0))
+    width = 0 if ids.empty else int(ids.str.len().max())
+    return ("1" + ids).where(~ids.str.fullmatch("[0-9]+"), "0" + ids.str.zfill(width))

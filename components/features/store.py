@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from components.features.history import pad_left
+from components.features.numeric import fit_scale, standardise
 from components.features.vocabulary import Vocabulary
 from components.types import CrmBatch, CrmInputs, Field, FieldKind, Schema, Slot
 
@@ -85,13 +86,11 @@ class FeatureStore:
         ids, numeric = [np.zeros((count, 0), np.int64)], [np.zeros((count, 0), np.float32)]
         for field in fields:
             if field.kind is FieldKind.CATEGORICAL:
-                ids.append(self.vocabularies[field.name].encode(table[field.name])[:, None])
+                ids.append(self.vocabularies[field.name].encode(table.loc[:, field.name])[:, None])
             elif field.kind is FieldKind.TAGS:
-                ids.append(encode_tags(self.vocabularies[field.name], table[field.name], self.tag_width))
+                ids.append(encode_tags(self.vocabularies[field.name], table.loc[:, field.name], self.tag_width))
             elif field.kind is FieldKind.NUMERIC:
-                mean, deviation = self.numeric[field.name]
-                values = (pd.to_numeric(table[field.name]).to_numpy(np.float64) - mean) / deviation
-                numeric.append(np.nan_to_num(values, nan=0.0).astype(np.float32)[:, None])
+                numeric.append(standardise(table.loc[:, field.name], self.numeric[field.name])[:, None])
         return Encoded(np.concatenate(ids, axis=1), np.concatenate(numeric, axis=1))
 
     def _inputs(self) -> CrmInputs:
@@ -149,16 +148,11 @@ def fit_store(
     first = 1
     for field, column in values.items():
         if field.kind is FieldKind.NUMERIC:
-            numeric[field.name] = _scale(pd.to_numeric(column))
+            numeric[field.name] = fit_scale(column)
         elif field.kind is not FieldKind.TEXT:
             vocabularies[field.name] = Vocabulary.fit(field.name, first, column.explode())
             first += vocabularies[field.name].size
     return FeatureStore(schema, users, items, vocabularies, numeric, history_length, tag_width)
-
-
-def _scale(values: pd.Series) -> tuple[float, float]:
-    mean, deviation = float(values.mean()), float(values.std(ddof=0))
-    return (mean if np.isfinite(mean) else 0.0, deviation if np.isfinite(deviation) and deviation > 0 else 1.0)
 
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.ListArray:

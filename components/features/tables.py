@@ -10,6 +10,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from components import artifacts
+from components.errors import ArtifactError
 from components.features.store import FeatureStore
 from components.features.vocabulary import Vocabulary
 from components.types import Schema
@@ -32,9 +33,11 @@ def load_store(uri: str) -> FeatureStore:
     facts = artifacts.read_json(artifacts.join(uri, "features.json"))
     numeric = {name: (mean, deviation) for name, (mean, deviation) in facts["numeric"].items()}
     vocabularies: dict[str, Vocabulary] = {}
-    for (first, name), rows in words.groupby(["first", "field"], sort=True):
-        vocabularies[str(name)] = Vocabulary(str(name), int(str(first)), pd.Index(rows["value"].dropna().astype(str)))
-    return FeatureStore(artifacts.from_plain(Schema, facts["schema"]), users, items, vocabularies, numeric, facts["history_length"], facts["tag_width"])
+    for name, rows in words.groupby("field", sort=False):
+        vocabularies[str(name)] = Vocabulary(str(name), int(rows["first"].iloc[0]), pd.Index(rows["value"].dropna().astype(str)))
+    return FeatureStore(
+        artifacts.from_plain(Schema, facts["schema"]), users, items, vocabularies, numeric, facts["history_length"], facts["tag_width"]
+    )
 
 
 def read_frame(uri: str) -> pd.DataFrame:
@@ -49,10 +52,14 @@ def read_samples(uri: str, columns: list[str] | None = None) -> pa.Table:
 
 
 def dataset(uri: str) -> pads.FileSystemDataset:
-    """Open a folder of Parquet files."""
+    """Open a folder of Parquet files; raises ArtifactError where there is none."""
     fs, path = fsspec.core.url_to_fs(uri)
     files = sorted(name for name in fs.find(path) if name.endswith(".parquet"))
-    return pads.FileSystemDataset.from_paths(files, schema=pq.read_schema(files[0], filesystem=fs), format=pads.ParquetFileFormat(), filesystem=_arrow(fs))
+    if not files:
+        raise ArtifactError(f"expected Parquet files below {uri}, got none")
+    return pads.FileSystemDataset.from_paths(
+        files, schema=pq.read_schema(files[0], filesystem=fs), format=pads.ParquetFileFormat(), filesystem=_arrow(fs)
+    )
 
 
 def _arrow(fs: fsspec.AbstractFileSystem) -> pyarrow.fs.FileSystem:
@@ -62,7 +69,7 @@ def _arrow(fs: fsspec.AbstractFileSystem) -> pyarrow.fs.FileSystem:
 def _vocabulary_frame(store: FeatureStore) -> pd.DataFrame:
     # A field without values keeps one null row, so that its unknown row is known again.
     frames = [
-        pd.DataFrame({"field": name, "first": words.first, "value": list(words.values) or [None]}) for name, words in store.vocabularies.items()
+        pd.DataFrame({"field": name, "first": words.first, "value": list(words.values) or [None]})
+        for name, words in store.vocabularies.items()
     ]
     return pd.concat(frames, ignore_index=True)
-

@@ -38,9 +38,8 @@ class Alignment(nn.Module):
         self.pairs = config.pairs or spread_pairs(llm_blocks, len(crm_widths))
         for block, layer in self.pairs:
             if not (0 <= block < llm_blocks and 0 <= layer < len(crm_widths)):
-                raise ConfigError(
-                    f"alignment.pairs: expected LLM blocks 0 to {llm_blocks - 1} and CRM layers 0 to {len(crm_widths) - 1}, got {(block, layer)}"
-                )
+                allowed = f"LLM blocks 0 to {llm_blocks - 1} and CRM layers 0 to {len(crm_widths) - 1}"
+                raise ConfigError(f"alignment.pairs: expected {allowed}, got {(block, layer)}")
         self.exponent = config.exponent
         self.from_llm = nn.ModuleList(nn.Linear(llm_width, config.width) for _ in self.pairs)
         self.from_crm = nn.ModuleList(nn.Linear(crm_widths[layer], config.width) for _, layer in self.pairs)
@@ -57,4 +56,6 @@ class Alignment(nn.Module):
 
 def spread_pairs(llm_blocks: int, crm_layers: int) -> tuple[tuple[int, int], ...]:
     """Pair every CRM layer, in order, with LLM blocks at even distances that end at the last block."""
-    return tuple(((layer + 1) * llm_blocks // crm_layers - 1, layer) for layer in range(crm_layers) if (layer + 1) * llm_blocks >= crm_layers)
+    return tuple(
+        ((layer + 1) * llm_blocks // crm_layers - 1, layer) for layer in range(crm_layers) if (layer + 1) * llm_blocks >= crm_layers
+    )

@@ -6,14 +6,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from components.errors import ConfigError
-from components.joint.engine import ParameterGroup, adamw, mean_losses, set_rate
+from components.joint.engine import ParameterGroup, adamw, mean_losses, persistent_buffers, row_shares, set_rate
 from components.joint.model import JointBatch, JointModel, JointOutput
+
+TAG = "engine"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ def deepspeed_config(config: Config, micro_batch: int, accumulation: int, worker
 class DeepSpeedEngine:
     """ZeRO data parallelism: optimizer state, gradients and parameters partitioned over workers, on CPU as on GPU."""
 
-    def __init__(self, model: JointModel, groups: Sequence[ParameterGroup], device: str, config: Config, micro_batch: int, accumulation: int) -> None:
+    def __init__(
+        self, model: JointModel, groups: Sequence[ParameterGroup], device: str, config: Config, micro_batch: int, accumulation: int
+    ) -> None:
         if device == "cpu" and config.offload != "none":
             raise ConfigError(f"offload '{config.offload}' needs GPU workers; on CPU everything is in the host's memory already")
         os.environ["DS_ACCELERATOR"] = "cpu" if device == "cpu" else "cuda"
@@ -71,21 +75,27 @@ class DeepSpeedEngine:
             # The shared-memory op is compiled at first use; gloo does the same without a compiler.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         workers = torch.distributed.get_world_size()
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+        self.model, self._device = model, device
+        self._engine, optimizer, _, _ = deepspeed.initialize(
             model=model, optimizer=adamw(groups), config=deepspeed_config(config, micro_batch, accumulation, workers)
         )
-        self.model, self._device = self._engine.module, device
+        self._optimizer = cast(torch.optim.Optimizer, optimizer)  # wrapped for ZeRO, with the same parameter groups
+        self._buffers = list(persistent_buffers(model).values())
 
-    def step(self, micro_batches: Sequence[JointBatch], rate: float) -> dict[str, float]:
-        assert len(micro_batches) == self._engine.gradient_accumulation_steps(), "a step is one full round of accumulation"
+    def step(self, micro_batches: Sequence[JointBatch], rate: float) -> dict[str, Tensor]:
         set_rate(self._optimizer, rate)
         self._engine.train()
+        shares = row_shares(micro_batches)
         outputs: list[JointOutput] = []
-        for batch in micro_batches:
+        for batch, share in zip(micro_batches, shares, strict=True):
+            # A short batch has fewer micro-batches than DeepSpeed would count, and a last one of fewer rows.
+            self._engine.set_gradient_accumulation_boundary(len(outputs) + 1 == len(micro_batches))
             outputs.append(self._engine(batch.to(self._device)))
-            self._engine.backward(outputs[-1].loss)
+            self._engine.backward(outputs[-1].loss * share, scale_wrt_gas=False)
             self._engine.step()
-        return mean_losses(outputs)
+        for buffer in self._buffers:  # as torch's data parallelism has it: the first worker's
+            torch.distributed.broadcast(buffer, 0)
+        return mean_losses(outputs, shares)
 
     def evaluate(self, batch: JointBatch) -> JointOutput:
         self._engine.eval()
@@ -93,10 +103,10 @@ class DeepSpeedEngine:
             return self._engine(batch.to(self._device))
 
     def weights(self, module: nn.Module) -> dict[str, Tensor]:
-        from deepspeed.utils import safe_get_full_fp32_param
         from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_get_full_fp32_param
 
-        whole: dict[str, Tensor] = {}
+        whole = {name: buffer.detach().float().cpu().clone() for name, buffer in persistent_buffers(module).items()}
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
                 master = safe_get_full_fp32_param(parameter)
@@ -105,7 +115,11 @@ class DeepSpeedEngine:
         return whole
 
     def save(self, folder: Path) -> None:
-        self._engine.save_checkpoint(str(folder), tag="engine")
+        self._engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
 
     def load(self, folder: Path) -> None:
-        self._engine.load_checkpoint(str(folder), tag="engine")
+        # Not strict: frozen parameters are not saved, they are as they were loaded.
+        self._engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+
+    def close(self) -> None:
+        self._engine.destroy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,10 +28,14 @@ class ParameterGroup:
 class Engine(Protocol):
     """One model in training: `step` on micro-batches that together are one optimizer step."""
 
-    model: JointModel
+    @property
+    def model(self) -> JointModel: ...
 
-    def step(self, micro_batches: Sequence[JointBatch], rate: float) -> dict[str, float]:
-        """Descend once with every group's learning rate times `rate`; return the loss and its parts, mean of the micro-batches."""
+    def step(self, micro_batches: Sequence[JointBatch], rate: float) -> dict[str, Tensor]:
+        """Descend once with every group's learning rate times `rate`; return the loss and its parts, means over this worker's rows.
+
+        Every worker must bring as many micro-batches of as many rows, so that the mean over workers is the one over all rows.
+        """
         ...
 
     def evaluate(self, batch: JointBatch) -> JointOutput:
@@ -39,14 +43,20 @@ class Engine(Protocol):
         ...
 
     def weights(self, module: nn.Module) -> dict[str, Tensor]:
-        """Return the trained weights of a part of the model, whole and in fp32, on every worker: no frozen ones."""
+        """Return the trained weights (no frozen ones) and persistent buffers of a part of the model, whole and in fp32, on every worker."""
         ...
 
     def save(self, folder: Path) -> None:
         """Write this worker's part of what `load` needs to go on with the very next step."""
         ...
 
-    def load(self, folder: Path) -> None: ...
+    def load(self, folder: Path) -> None:
+        """Go on where `save` stood; only on an engine that has not stepped yet."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds beside the model; it can't be used any more."""
+        ...
 
 
 def adamw(groups: Sequence[ParameterGroup]) -> torch.optim.AdamW:
@@ -64,27 +74,49 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = group["peak"] * rate
 
 
+def row_shares(micro_batches: Sequence[JointBatch]) -> list[float]:
+    """Return each micro-batch's share of a step's rows: a mean weighted by them is the mean over the rows."""
+    rows = [len(batch.label_B) for batch in micro_batches]
+    return [count / sum(rows) for count in rows]
+
+
+def mean_losses(outputs: Sequence[JointOutput], shares: Sequence[float]) -> dict[str, Tensor]:
+    """Return the loss and its parts, averaged over micro-batches with these weights; reading them waits for the device."""
+    named: list[Mapping[str, Tensor]] = [{"loss": output.loss, **output.parts} for output in outputs]
+    return {
+        name: torch.stack([losses[name].detach() * share for losses, share in zip(named, shares, strict=True)]).sum() for name in named[0]
+    }
+
+
+def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers that belong to a module's state, such as the running means of a batch norm."""
+    state = module.state_dict(keep_vars=True)
+    return {name: buffer for name, buffer in module.named_buffers() if name in state}
+
+
 class TorchEngine:
     """Plain data parallelism: gradients averaged over workers, everything else on each."""
 
     def __init__(self, model: JointModel, groups: Sequence[ParameterGroup], device: str, gradient_clipping: float) -> None:
         self.model, self._device, self._clipping = model.to(device), device, gradient_clipping
         self._optimizer = adamw(groups)
-        distributed = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
-        self._parallel = nn.parallel.DistributedDataParallel(self.model, find_unused_parameters=False) if distributed else self.model
+        alone = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
+        self._parallel = None if alone else nn.parallel.DistributedDataParallel(self.model)
 
-    def step(self, micro_batches: Sequence[JointBatch], rate: float) -> dict[str, float]:
+    def step(self, micro_batches: Sequence[JointBatch], rate: float) -> dict[str, Tensor]:
         set_rate(self._optimizer, rate)
         self.model.train()
+        shares = row_shares(micro_batches)
         outputs: list[JointOutput] = []
-        for position, batch in enumerate(micro_batches):
-            with self._no_sync(last=position + 1 == len(micro_batches)):
-                outputs.append(self._parallel(batch.to(self._device)))
-                (outputs[-1].loss / len(micro_batches)).backward()
+        for batch, share in zip(micro_batches, shares, strict=True):
+            last = len(outputs) + 1 == len(micro_batches)
+            with contextlib.nullcontext() if last or self._parallel is None else self._parallel.no_sync():
+                outputs.append((self._parallel or self.model)(batch.to(self._device)))
+                (outputs[-1].loss * share).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self._clipping)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return mean_losses(outputs)
+        return mean_losses(outputs, shares)
 
     def evaluate(self, batch: JointBatch) -> JointOutput:
         self.model.eval()
@@ -92,29 +124,17 @@ class TorchEngine:
             return self.model(batch.to(self._device))
 
     def weights(self, module: nn.Module) -> dict[str, Tensor]:
-        return {name: value.detach().float().cpu().clone() for name, value in module.named_parameters() if value.requires_grad}
+        trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+        return {name: value.detach().float().cpu().clone() for name, value in {**trained, **persistent_buffers(module)}.items()}
 
     def save(self, folder: Path) -> None:
-        state = {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}
-        torch.save(state, folder / f"torch-{_rank()}.pt")
+        if self._parallel is None or torch.distributed.get_rank() == 0:  # the same on every worker
+            torch.save({"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}, folder / "torch.pt")
 
     def load(self, folder: Path) -> None:
-        state = torch.load(folder / f"torch-{_rank()}.pt", weights_only=True, map_location=self._device)
+        state = torch.load(folder / "torch.pt", weights_only=True, map_location=self._device)
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
 
-    @contextlib.contextmanager
-    def _no_sync(self, last: bool) -> Iterator[None]:
-        wait = isinstance(self._parallel, nn.parallel.DistributedDataParallel) and not last
-        with self._parallel.no_sync() if wait else contextlib.nullcontext():  # pyright: ignore[reportCallIssue]
-            yield
-
-
-def mean_losses(outputs: Sequence[JointOutput]) -> dict[str, float]:
-    """Return the mean loss and the mean of each part over micro-batches of equal size."""
-    named: list[Mapping[str, Tensor]] = [{"loss": output.loss, **output.parts} for output in outputs]
-    return {name: sum(float(losses[name].detach()) for losses in named) / len(named) for name in named[0]}
-
-
-def _rank() -> int:
-    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    def close(self) -> None:
+        self._parallel = None

@@ -70,20 +70,26 @@ class Ensemble:
             "history_rows": pa.ListArray.from_arrays(offsets, pa.array(history)),
             "history_ratings": pa.ListArray.from_arrays(offsets, pa.array(ratings)),
             "earlier_count": pa.array(frame["earlier_count"].to_numpy(np.int32)),
-            **{field.name: pa.array(frame[field.name], pa.list_(pa.string()) if field.kind is FieldKind.TAGS else None) for field in fields},
+            **{
+                field.name: pa.array(frame[field.name], pa.list_(pa.string()) if field.kind is FieldKind.TAGS else None) for field in fields
+            },
         }
         return pa.table(columns)
 
     def score(self, samples: pa.Table) -> pd.DataFrame:
         """Return `p_crm`, `p_llm` (nan where the LLM was not asked), `arm` and `p_routed` for each sample."""
-        scored = samples.to_pandas()[["user_id", "item_id", "timestamp_s", "earlier_count"]].assign(**score_crm(self.crm, self.store, samples))
+        scored = samples.to_pandas()[["user_id", "item_id", "timestamp_s", "earlier_count"]].assign(
+            **score_crm(self.crm, self.store, samples)
+        )
         asked = self.policy.needs_llm(scored)
         scored["p_llm"] = np.nan
         if asked.any():
             tokens = token_arrays(self.prompts.encode(samples.filter(pa.array(asked))))
             scored.loc[asked, "p_llm"] = score(self.llm, tokens, MAX_BATCH_TOKENS)  # pyright: ignore[reportArgumentType]
         routes = self.policy.decide(scored)
-        return scored.assign(arm=routes.arm, p_routed=routes.p_routed)[["user_id", "item_id", "timestamp_s", "arm", "p_crm", "p_llm", "p_routed"]]
+        return scored.assign(arm=routes.arm, p_routed=routes.p_routed)[
+            ["user_id", "item_id", "timestamp_s", "arm", "p_crm", "p_llm", "p_routed"]
+        ]
 
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Score rows with ids: what MLflow calls."""

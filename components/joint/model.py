@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from components.errors import ConfigError
 from components.joint.alignment import Alignment
+from components.losses import click_loss
+from components.losses import click_loss
 from components.types import CrmBatch, TokenBatch
 
 
@@ -66,11 +67,12 @@ class JointModel(nn.Module):
         """Return CoReLLa's weighted loss; each click loss is the binary cross-entropy of its logits."""
         parts: dict[str, Tensor] = {}
         crm = self.crm(batch.crm) if self.crm is not None and batch.crm is not None else None
-        llm = self.llm(batch.tokens) if self.llm is not None and batch.tokens is not None else None
+        aligned = crm is not None and self.alignment is not None
+        llm = self.llm(batch.tokens, with_hidden=aligned) if self.llm is not None and batch.tokens is not None else None
         if crm is not None:
-            parts["crm"] = binary_cross_entropy_with_logits(crm.logits_B.float(), batch.label_B)
+            parts["crm"] = click_loss(crm.logits_B, batch.label_B)
         if llm is not None:
-            parts["llm"] = binary_cross_entropy_with_logits(llm.logits_B.float(), batch.label_B)
+            parts["llm"] = click_loss(llm.logits_B, batch.label_B)
         if crm is not None and llm is not None and self.alignment is not None:
             parts["alignment"] = self.alignment(llm.hidden, crm.hidden)
         loss = torch.stack([getattr(self.weights, name) * part for name, part in parts.items()]).sum()

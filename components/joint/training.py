@@ -6,19 +6,20 @@ seed, the stage and the step, so a run that resumes from a checkpoint takes the 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from components import metrics
+from components.errors import DataError
 from components.features.reader import SampleReader, Share
 from components.features.store import FeatureStore
 from components.features.tables import read_samples
@@ -27,8 +28,8 @@ from components.joint.engine import Engine
 from components.joint.plan import Best, ModelName, Position, Stage, learning_rate
 from components.llm.tokens import TokenLayout
 
-LOG_EVERY_STEPS = 20
 VALID_ROWS = {"crm": 4096, "llm": 64}  # rows of a validation batch
+Line = dict[str, float | str]
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,14 @@ class Surroundings:
     """What the loop needs of the outside."""
 
     share: Share
-    report: Callable[[dict[str, float | str]], None]  # called on every worker with each line of the training log
+    report: Callable[[Line], None]  # called on every worker with each line of the training log
     checkpoint: Callable[[Callable[[Path], None]], None]  # gives every worker a folder to write its part of a checkpoint into
-    checkpoint_every_s: float
+    checkpoint_every_s: float  # looked at when a line is logged
+    log_every_steps: int = 20
 
 
 class Training:
-    """A run of all stages: owns the best weights of each model and the position inside the plan."""
+    """A run of all stages: owns the best weights of each model, the training log and the position inside the plan."""
 
     def __init__(
         self,
@@ -61,19 +63,24 @@ class Training:
         self._seed, self._around = seed, around
         self.position = Position()
         self.best_weights: dict[str, dict[str, Tensor]] = {}
+        self.log: list[Line] = []
         self._engine_folder: Path | None = None
         self._saved_s = time.monotonic()
 
     def resume(self, folder: Path) -> None:
-        """Go on from a checkpoint that this loop wrote."""
+        """Go on from a checkpoint that this loop wrote; its log is reported again, for whoever has not seen it."""
         self.position = Position.from_json((folder / "position.json").read_text())
         self.best_weights = {name: load_file(folder / f"best-{name}.safetensors") for name in self.position.best}
+        for line in (folder / "training_log.jsonl").read_text().splitlines():
+            self._report(json.loads(line))
         self._engine_folder = folder
 
     def run(self) -> None:
         """Train every stage that is left."""
         while self.position.stage < len(self._stages):
-            self._run_stage(self._stages[self.position.stage])
+            if not self._is_over(self._stages[self.position.stage]):
+                self._run_stage(self._stages[self.position.stage])
+            self._engine_folder = None
             self.position = Position(stage=self.position.stage + 1, best=self.position.best)
 
     def model(self, name: ModelName) -> nn.Module:
@@ -84,61 +91,77 @@ class Training:
         return model
 
     def write_state(self, folder: Path) -> None:
-        """Write the position and the best weights so far; one worker does it for all."""
+        """Write the position, the log and the best weights so far; one worker does it for all."""
         if self._around.share.rank == 0:
             (folder / "position.json").write_text(self.position.to_json())
+            (folder / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.log))
             for name, weights in self.best_weights.items():
                 save_file(weights, folder / f"best-{name}.safetensors")
+
+    def _is_over(self, stage: Stage) -> bool:
+        return self.position.epoch >= stage.config.epochs or self.position.stale >= stage.config.patience
 
     def _run_stage(self, stage: Stage) -> None:
         """Train one stage from the position to its end."""
         engine = self._open_engine(stage, {name: self.model(name) for name in stage.models})
         batch_rows = stage.config.micro_batch * stage.config.accumulation * self._around.share.workers
         reader = SampleReader(stage.samples_uri, batch_rows, self._seed + self.position.stage, self._around.share)
-        valid = {name: self._window(name, read_samples(self._valid_uris[name])) for name in stage.models}
+        valid: dict[ModelName, Window] = {name: self._valid_window(name) for name in stage.models}
         if self._engine_folder is not None:
             engine.load(self._engine_folder)
-            self._engine_folder = None
         elif not self.position.best.keys() >= set(stage.models):
             self._validate(stage, engine, valid)
-        steps = sum(reader.batches(epoch) for epoch in range(stage.config.epochs))
-        while self.position.epoch < stage.config.epochs and self.position.stale < stage.config.patience:
-            self._run_epoch(stage, engine, reader, steps)
+        while not self._is_over(stage):
+            self._run_epoch(stage, engine, reader)
             self._validate(stage, engine, valid)
             self._save(engine)
+        engine.close()
 
-    def _run_epoch(self, stage: Stage, engine: Engine, reader: SampleReader, steps: int) -> None:
+    def _run_epoch(self, stage: Stage, engine: Engine, reader: SampleReader) -> None:
         """Take the remaining steps of an epoch."""
         inputs = Inputs(self._store, self._layout, crm="crm" in stage.models, llm="llm" in stage.models)
+        steps = sum(reader.batches(epoch) for epoch in range(stage.config.epochs))
         for samples, batches in reader.epoch(self.position.epoch, self.position.batch):
             window = Window(samples, inputs)
             for rows in batches:
-                torch.manual_seed(hash((self._seed, self.position.stage, self.position.step, self._around.share.rank)))
+                self._seed_step()
                 rate = learning_rate(stage.config, self.position.step, steps)
                 losses = engine.step(window.micro_batches(rows, stage.config.micro_batch), rate)
                 self.position.batch += 1
                 self.position.step += 1
-                self._log(stage, losses, rate, steps)
-                if time.monotonic() - self._saved_s >= self._around.checkpoint_every_s:
-                    self._save(engine)
+                if self.position.step % self._around.log_every_steps == 0 or self.position.step == steps:
+                    self._pause(stage, engine, losses, rate, steps)
         self.position.epoch, self.position.batch = self.position.epoch + 1, 0
 
-    def _window(self, name: ModelName, samples: pa.Table) -> Window:
-        return Window(samples, Inputs(self._store, self._layout, crm=name == "crm", llm=name == "llm"))
+    def _pause(self, stage: Stage, engine: Engine, losses: Mapping[str, Tensor], rate: float, steps: int) -> None:
+        """Log a step, and write a checkpoint if it is time: the first worker's clock decides for all."""
+        mine = torch.stack([*losses.values(), losses["loss"].new_tensor(time.monotonic() - self._saved_s)]).float()
+        by_worker = _gather(mine, self._around.share.workers)
+        means = dict(zip(losses, by_worker.mean(0).tolist(), strict=False))
+        named = {f"train_{name}" if name == "loss" else f"train_{name}_loss": value for name, value in means.items()}
+        self._report({"stage": stage.name, "step": self.position.step, "steps": steps, "rate": rate, **named})
+        if by_worker[0, -1] >= self._around.checkpoint_every_s:
+            self._save(engine)
+
+    def _valid_window(self, name: ModelName) -> Window:
+        inputs = Inputs(self._store, self._layout, crm=name == "crm", llm=name == "llm")
+        return Window(read_samples(self._valid_uris[name]), inputs)
 
     def _validate(self, stage: Stage, engine: Engine, valid: Mapping[ModelName, Window]) -> None:
         """Measure each model of the stage on validation rows and keep its weights if they are its best so far."""
-        line: dict[str, float | str] = {"stage": stage.name, "step": self.position.step, "epoch": self.position.epoch}
+        line: Line = {"stage": stage.name, "step": self.position.step, "epoch": self.position.epoch}
         self.position.stale += 1
         for name, window in valid.items():
             logits, label = self._scores(engine, name, window), window.label
             auc = metrics.auc(label, logits)
+            if np.isnan(auc):
+                raise DataError(f"expected validation samples of both labels at {self._valid_uris[name]}, got one in {len(label)} rows")
             line |= {f"valid_{name}_auc": auc, f"valid_{name}_logloss": metrics.logloss(label, 1.0 / (1.0 + np.exp(-logits)))}
             if auc > self.position.best.get(name, Best()).auc:
                 self.position.best[name] = Best(auc, stage.name, self.position.epoch)
                 self.best_weights[name] = engine.weights(getattr(engine.model, name))
                 self.position.stale = 0 if name == stage.leader else self.position.stale
-        self._around.report(line)
+        self._report(line)
 
     def _scores(self, engine: Engine, name: ModelName, window: Window) -> NDArray[np.float64]:
         """Return the click logits of all rows; workers share the rows and every one of them gets all the logits."""
@@ -155,10 +178,9 @@ class Training:
         scores[order] = gathered.T.reshape(-1)[: len(order)]
         return scores
 
-    def _log(self, stage: Stage, losses: dict[str, float], rate: float, steps: int) -> None:
-        if self.position.step % LOG_EVERY_STEPS == 0 or self.position.step == steps:
-            named = {f"train_{name}" if name == "loss" else f"train_{name}_loss": value for name, value in losses.items()}
-            self._around.report({"stage": stage.name, "step": self.position.step, "steps": steps, "rate": rate, **named})
+    def _report(self, line: Line) -> None:
+        self.log.append(line)
+        self._around.report(line)
 
     def _save(self, engine: Engine) -> None:
         """Write a checkpoint, each worker its part."""
@@ -170,16 +192,26 @@ class Training:
         self._around.checkpoint(write)
         self._saved_s = time.monotonic()
 
+    def _seed_step(self) -> None:
+        """Make what a step draws depend on the seed, the stage, the step and the worker alone."""
+        key = [self._seed, self.position.stage, self.position.step, self._around.share.rank]
+        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+        # torch.manual_seed would take a tenth of a millisecond: without a GPU it notes a traceback for later.
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed(seed)
+
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Load trained weights into a model whose frozen ones are in place."""
+    """Load trained weights and buffers into a model whose frozen weights are in place."""
     missing, unexpected = model.load_state_dict(dict(weights), strict=False)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert not unexpected and not trained & set(missing), f"weights do not fit: unexpected {unexpected}, missing {trained & set(missing)}"
+    lost = {name for name, parameter in model.named_parameters() if parameter.requires_grad} & set(missing)
+    assert not unexpected, f"weights do not fit: unexpected {unexpected}"
+    assert not lost, f"weights do not fit: missing {lost}"
 
 
 def _gather(mine: Tensor, workers: int) -> NDArray[np.float64]:
-    """Return every worker's values as [workers, rows]."""
+    """Return every worker's values as [workers, values]."""
     if workers == 1:
         return mine.cpu().numpy()[None]
     parts = [torch.empty_like(mine) for _ in range(workers)]

@@ -12,7 +12,7 @@ from components.llm.answer import ClickLlm
 from components.llm.tokens import collate
 
 
-def score(llm: ClickLlm, prompts: Sequence[NDArray[np.integer]], max_batch_tokens: int = 8192, device: str = "cpu") -> NDArray[np.float64]:
+def score(llm: ClickLlm, prompts: Sequence[NDArray[np.integer]], max_batch_tokens: int = 4096, device: str = "cpu") -> NDArray[np.float64]:
     """Return the probability of Yes for each prompt, in their order, in the precision that the model's weights have.
 
     `max_batch_tokens` counts padding too; a longer prompt makes a batch of its own.

@@ -1,4 +1,4 @@
-"""What a routed policy is held against at the same LLM budget: chance, a plain average, and hindsight."""
+"""What a routed policy is held against: chance, a placebo and hindsight at the same LLM budget, and a plain average."""
 
 from __future__ import annotations
 
@@ -32,6 +32,24 @@ def average(valid: Rows, rows: Rows) -> Routes:
     return fit_policy(valid, Spec("entropy", 1.0, "mix", 0.5, "platt", "platt")).decide(rows)
 
 
+def placebo(valid: Rows, rows: Rows, policy: Policy) -> Routes:
+    """Let a policy of the same kind and share, fitted on `valid`, ask an "LLM" that answers the mean click rate to everything.
+
+    What this gains over the CRM comes from correcting the CRM where it is too sure, and not from anything an LLM knows.
+    """
+    rate = float(column(valid, "label").mean())
+    spec = Spec(
+        router=policy.router.name,
+        share=policy.expected_share,
+        merge=policy.merge,
+        weight=policy.weight,
+        crm_calibration=policy.crm_calibration.name,
+        llm_calibration="none",
+        unit=policy.unit,
+    )
+    return fit_policy(_answering(valid, rate), spec).decide(_answering(rows, rate))
+
+
 def oracle(rows: Rows, policy: Policy, share: float) -> Routes:
     """Replace the CRM's answer where, with the label known, the LLM's lowers the loss most: at most `share`, and only where it does.
 
@@ -41,3 +59,8 @@ def oracle(rows: Rows, policy: Policy, share: float) -> Routes:
     gain = gains(rows, policy.crm_calibration, policy.llm_calibration, "replace", 1.0)
     worth = np.where(gain > 0, gain, -math.inf)
     return hindsight.answer(rows, worth > threshold_for(worth, share))
+
+
+def _answering(rows: Rows, p_llm: float) -> Rows:
+    columns = {name: column(rows, str(name)) for name in rows}
+    return columns | {"p_llm": np.full(len(columns["p_crm"]), p_llm)}

@@ -100,12 +100,15 @@ class Policy:
         crm, llm = f"the CRM's probability{_after(self.crm_calibration)}", f"the LLM's probability{_after(self.llm_calibration)}"
         if self.never_asks:
             return f"Never ask the LLM. Answer everything with {crm}."
-        noun, of = ("candidate", "") if self.unit == "candidate" else ("request (one user, one second)", "the mean of ")
         both = f"the mean, in logits, of {llm} (weight {self.weight:.2f}) and {crm} ({1 - self.weight:.2f})"
+        answer = llm if self.merge == "replace" else both
+        if self.threshold == -math.inf:
+            return f"Ask the LLM about everything. Answer with {answer}."
+        noun, of = ("candidate", "") if self.unit == "candidate" else ("request (one user, one second)", "the mean of ")
         return (
             f"Ask the LLM about a {noun} where {of}{_SAYS[self.router.name]} is above {self.threshold:.4g}: "
             f"{self.expected_share:.1%} of the candidates on validation, {self.max_llm_share:.0%} allowed. "
-            f"Answer there with {llm if self.merge == 'replace' else both}; everywhere else with {crm}."
+            f"Answer there with {answer}; everywhere else with {crm}."
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from mlflow.models import Model, ModelSignature, infer_signature
 
 from components.tracking.files import local
 
-FOLDER = "ensemble"  # where a run keeps the model among its artifacts
 VERSION_TAG = "tandem.key"
 
 
@@ -36,9 +35,10 @@ def register(client: MlflowClient, run_id: str, body: Mapping[str, Any]) -> str:
     known = [found for found in versions if found.tags.get(VERSION_TAG) == key]
     version = known[0] if known else None
     if version is None:
-        _upload(client, run_id, body)
+        place = f"ensemble-{key[:8]}"  # among the run's artifacts; versions of one run lie beside each other
+        _upload(client, run_id, place, body)
         _ensure_model(client, name)
-        source = f"{client.get_run(run_id).info.artifact_uri}/{FOLDER}"
+        source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
         version = client.create_model_version(name, source, run_id, {VERSION_TAG: key}, await_creation_for=0)
     client.set_registered_model_alias(name, body["alias"], str(version.version))
     return str(version.version)
@@ -56,7 +56,7 @@ def fetch(uri: str, tracking_uri: str) -> tuple[Path, Mapping[str, Any]]:
     return Path(folder), Model.load(folder).flavors[mlflow.pyfunc.FLAVOR_NAME]
 
 
-def _upload(client: MlflowClient, run_id: str, body: Mapping[str, Any]) -> None:
+def _upload(client: MlflowClient, run_id: str, place: str, body: Mapping[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as work, local(body["folder"]) as folder:
         # The model is described around an empty folder: its data goes up from where it lies and is not copied first.
         empty, packed = Path(work, "model"), Path(work, "packed")
@@ -66,13 +66,13 @@ def _upload(client: MlflowClient, run_id: str, body: Mapping[str, Any]) -> None:
             loader_module=body["loader_module"],
             data_path=str(empty),
             code_paths=list(body["code_paths"]) or None,
-            mlflow_model=Model(artifact_path=FOLDER, run_id=run_id),
+            mlflow_model=Model(artifact_path=place, run_id=run_id),
             signature=ModelSignature.from_dict(body["signature"]),
             input_example=pd.DataFrame(**body["example"]),
             pip_requirements=list(body["requirements"]),
         )
-        client.log_artifacts(run_id, str(packed), FOLDER)
-        client.log_artifacts(run_id, str(folder), f"{FOLDER}/data/{empty.name}")
+        client.log_artifacts(run_id, str(packed), place)
+        client.log_artifacts(run_id, str(folder), f"{place}/data/{empty.name}")
 
 
 def _ensure_model(client: MlflowClient, name: str) -> None:

@@ -59,8 +59,9 @@ class Run:
 
     def log_dataset(self, name: str, source: str, digest: str, context: str = "training") -> None:
         """Record which data the run read; `digest` is its fingerprint, at most 36 characters."""
-        kept = {"name": names.clean(name, 500), "source": names.without_credentials(source), "digest": names.clean(digest, 36)}
-        self.record("dataset", {**kept, "context": names.clean(context, 500)})
+        where = names.clean(names.without_credentials(source), 8000)
+        body = {"name": names.clean(name, 500), "source": where, "digest": names.clean(digest, 36), "context": names.clean(context, 500)}
+        self.record("dataset", body)
 
     def end(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""

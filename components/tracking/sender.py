@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from components.tracking import names
@@ -25,10 +25,15 @@ class AwayError(Exception):
 
 
 class Sender:
-    """The way to one store. What fails there is logged once as a warning and sent again later."""
+    """The way to one store. What fails there is logged once as a warning and sent again later.
+
+    What the store will not take (a figure of a deleted run, a file without rights or storage) holds up nothing: it goes to
+    `<spool>.refused`, to be replayed when the cause is mended.
+    """
 
     def __init__(self, connect: Callable[[], Store], spool: Spool, retry_s: float) -> None:
         self._connect, self._spool, self._retry_s = connect, spool, retry_s
+        self._refused, self._refused_runs = Spool(spool.path.with_name(spool.path.name + ".refused")), set[str | None]()
         self._store: Store | None = None
         self._next_try_s, self._warned = 0.0, set[str]()
         self._lock = threading.RLock()
@@ -37,10 +42,12 @@ class Sender:
         """Apply one event, or keep it; return what the store answers to it."""
         with self._lock:
             try:
-                store = self._ready(BACKLOG_S)
-                return self._call(lambda: self._apply(store, event))
+                store, refused = self._ready(BACKLOG_S), list[Event]()
+                answer = self._call(lambda: self._apply(store, event, refused))
+                self._keep(self._refused, refused)
+                return answer
             except AwayError:
-                self._keep(event)
+                self._keep(self._spool, [event])
                 return None
 
     def ask(self, question: Callable[[Store], T]) -> T | None:
@@ -48,7 +55,7 @@ class Sender:
         with self._lock:
             try:
                 store = self._ready(BACKLOG_S)
-                return self._call(lambda: self._unless_refused(store, "question", lambda: question(store)))
+                return self._call(lambda: self._answer(store, question))
             except AwayError:
                 return None
 
@@ -61,6 +68,7 @@ class Sender:
         """Open the store, send what is kept, and what another sender kept in `other`; return how many of the latter went."""
         with self._lock:
             self._next_try_s = 0.0
+            self._refused_runs.clear()
             try:
                 store = self._ready(LAST_BACKLOG_S)
                 return self._drain(store, other, float("inf")) if other else 0
@@ -85,18 +93,32 @@ class Sender:
         return store
 
     def _drain(self, store: Store, spool: Spool, budget_s: float) -> int:
-        return self._call(lambda: spool.drain(lambda event: self._apply(store, event), budget_s))
-
-    def _apply(self, store: Store, event: Event) -> str | None:
-        return self._unless_refused(store, event.kind, lambda: store.apply(event))
-
-    def _unless_refused(self, store: Store, what: str, action: Callable[[], T]) -> T | None:
+        refused: list[Event] = []
         try:
-            return action()
+            return self._call(lambda: spool.drain(lambda event: self._apply(store, event, refused), budget_s))
+        finally:
+            self._keep(self._refused, refused)  # not meanwhile: it may be the spool that is sent
+
+    def _apply(self, store: Store, event: Event, refused: list[Event]) -> str | None:
+        try:
+            if self._refused_runs.isdisjoint((event.run, event.body.get("parent"))):
+                return store.apply(event)
         except Exception as error:
-            if not store.refuses(error):
+            if not store.refuses(event.kind, error):
                 raise
-            self._warn(f"refused {what}", f"tracking refused for good: {what}", error)
+            self._warn(f"refused {event.kind}", f"tracking refused a {event.kind} event; such are kept in {self._refused.path}", error)
+        refused.append(event)
+        if event.kind == "start":
+            self._refused_runs.add(event.run)
+        return None
+
+    def _answer(self, store: Store, question: Callable[[Store], T]) -> T | None:
+        try:
+            return question(store)
+        except Exception as error:
+            if not store.refuses("question", error):
+                raise
+            self._warn("refused question", "tracking refused a question", error)
             return None
 
     def _call(self, action: Callable[[], T]) -> T:
@@ -109,11 +131,11 @@ class Sender:
             self._warn("away", f"tracking is away; events are kept in {self._spool.path}", error)
             raise AwayError from error
 
-    def _keep(self, event: Event) -> None:
+    def _keep(self, spool: Spool, events: Sequence[Event]) -> None:
         try:
-            self._spool.append([event])
+            spool.append(events)
         except OSError as error:
-            self._warn("lost", f"tracking events are lost, {self._spool.path} cannot be written", error)
+            self._warn("lost", f"tracking events are lost, {spool.path} cannot be written", error)
 
     def _warn(self, once: str, text: str, error: Exception) -> None:
         if once not in self._warned:

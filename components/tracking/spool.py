@@ -44,6 +44,8 @@ class Spool:
 
     def append(self, events: Sequence[Event]) -> None:
         """Add events at the end; raise OSError where the disk refuses."""
+        if not events:
+            return
         lines = b"".join(json.dumps(dataclasses.asdict(event)).encode() + b"\n" for event in events)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(self._lock), self.path.open("ab+") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sqlite3
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -20,6 +21,7 @@ from components.tracking.files import local
 from components.tracking.spool import RUN_KEY, Event, file_lock
 
 KEY_TAG = "tandem.key"
+REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
 T = TypeVar("T")
 
 
@@ -68,11 +70,19 @@ class Store:
             raise RunNotYetError(f"no run has the tag {KEY_TAG}={run}")
         return run_id
 
-    def refuses(self, error: Exception) -> bool:
-        """Tell an event that no store will ever take from a store that is away."""
-        if isinstance(error, MlflowException):
-            return error.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
-        return isinstance(error, (FileNotFoundError, TypeError, KeyError, ValueError)) and not isinstance(error, json.JSONDecodeError)
+    def refuses(self, kind: str, error: Exception) -> bool:
+        """Tell an event that cannot be taken from a store that is away."""
+        if isinstance(error, MlflowException) and error.error_code in REFUSALS:
+            return True
+        if kind in ("files", "model"):  # they go to another storage, whose faults must not hold up the figures
+            return self._answers()
+        return isinstance(error, (TypeError, KeyError, ValueError)) and not isinstance(error, json.JSONDecodeError)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(Exception):
+            self.client.get_experiment(self.experiment_id)
+            return True
+        return False
 
     def _search(self, run: str) -> str | None:
         if not run.startswith(RUN_KEY):
@@ -141,6 +151,7 @@ def connect(uri: str, experiment: str, folder: Path) -> Store:
 
     Artifacts of a database without server go to `mlflow-artifacts` beside the SQLite file, else below `folder`.
     """
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # what it logs with a traceback it raises as well
     if not uri.startswith("sqlite"):
         location = None if uri.startswith(("http", "databricks")) else (folder / "mlflow-artifacts").absolute().as_uri()
         return _open(uri, experiment, location)

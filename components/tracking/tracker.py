@@ -101,4 +101,4 @@ def log_trials(parent: Run, trials: pd.DataFrame, params: Sequence[str], metrics
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and value != value)
+    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from components import metrics
-from components.routing.baselines import average, oracle, random_routing
+from components.routing.baselines import average, oracle, placebo, random_routing
 from components.routing.calibration import fit
 from components.routing.fit import Spec, fit_policy
 from components.routing.policy import crm_only, request_of
@@ -50,6 +50,28 @@ def test_average_is_the_mean_of_platt_calibrated_logits_everywhere() -> None:
     crm, llm = (fit("platt", valid[name].to_numpy(), valid["label"].to_numpy()).apply(test[name].to_numpy()) for name in ("p_crm", "p_llm"))
     assert set(routes.arm) == {"llm"}
     assert routes.p_routed == pytest.approx(sigmoid((logit(crm) + logit(llm)) / 2))
+
+
+def test_the_placebo_spends_the_policys_share_on_answers_that_know_nothing() -> None:
+    valid, test = score_table(1_000, seed=1), score_table(1_000, seed=2)
+    policy = fit_policy(valid, Spec("entropy", 0.2, "replace", 1.0, "platt", "isotonic"))
+    routes = placebo(valid, test, policy)
+    asked = routes.arm == "llm"
+    assert (asked == policy.needs_llm(test)).all()
+    assert set(routes.p_routed[asked]) == {valid["label"].mean()}
+    assert (routes.p_routed[~asked] == policy.decide(test).p_routed[~asked]).all()
+
+
+def test_the_placebo_of_a_policy_that_never_asks_is_the_crm() -> None:
+    rows = score_table(300)
+    assert (placebo(rows, rows, crm_only()).p_routed == rows["p_crm"]).all()
+
+
+def test_an_llm_that_knows_something_beats_the_placebo() -> None:
+    valid, test = score_table(seed=1), score_table(seed=2)
+    policy = fit_policy(valid, SPEC)
+    label = test["label"].to_numpy()
+    assert metrics.auc(label, policy.decide(test).p_routed) > metrics.auc(label, placebo(valid, test, policy).p_routed) + 0.002
 
 
 def test_the_oracle_replaces_the_rows_that_gain_most_and_none_that_lose() -> None:

@@ -117,7 +117,7 @@ def test_the_threshold_keeps_to_the_share_and_no_lower_value_does(estimate: list
         assert (values >= lower.max()).sum() > math.floor(share * len(values) + 1e-9)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(SPECS, st.integers(0, 3), st.sampled_from([1, 2, 12]))
 def test_a_fitted_policy_keeps_its_budget_and_leaves_other_rows_to_the_calibrated_crm(spec: Spec, seed: int, decimals: int) -> None:
     rows = score_table(400, users=20, seed=seed)
@@ -184,7 +184,11 @@ def test_the_policy_says_in_plain_words_what_it_does() -> None:
     assert "a request (one user, one second) where the mean of the expected gain" in mixed
 
 
-def test_a_policy_always_asks_or_never_asks_survive_json() -> None:
+def test_a_policy_that_always_asks_says_so() -> None:
+    assert _policy(threshold=-math.inf).reads() == "Ask the LLM about everything. Answer with the LLM's probability as it is."
+
+
+def test_thresholds_that_ask_always_or_never_survive_json() -> None:
     for threshold in (math.inf, -math.inf):
         written = json.dumps(_policy(threshold=threshold).to_json(), allow_nan=False)
         assert Policy.from_json(json.loads(written)).threshold == threshold

@@ -1,0 +1,284 @@
+"""Artifacts: whole or not at all, on a disk and in an object store."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components import artifacts
+from components.errors import ArtifactError, ConfigError
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 0.5
+    names: tuple[str, ...] = ("a",)
+
+
+@dataclass(frozen=True)
+class Outer:
+    count: int = 3
+    inner: Inner = Inner()
+    several: tuple[Inner, ...] = ()
+    limit: float | None = None
+    colour: Colour = Colour.RED
+    rows: tuple[int, int] | None = None
+    flag: bool = False
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ConfigError(f"count: expected 0 or more, got {self.count}")
+
+
+ROOT = Path(__file__).resolve().parents[2]
+OUTER = Outer()
+CHANGES = (
+    {"count": 4},
+    {"inner": Inner(rate=0.25)},
+    {"inner": Inner(names=("a", "b"))},
+    {"several": (Inner(),)},
+    {"limit": 0.0},
+    {"rows": (1, 2)},
+    {"flag": True},
+)
+
+
+def write(uri: str, text: str = "seven\n", fingerprint: str = "f1") -> None:
+    with artifacts.create(uri, fingerprint, OUTER) as (folder, facts):
+        write_file(f"{folder}/data.txt", text)
+        write_file(f"{folder}/part/more.txt", "1234")
+        facts["rows"] = 7
+
+
+def write_file(uri: str, text: str) -> None:
+    fs, path = fsspec.core.url_to_fs(uri)
+    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    fs.pipe_file(path, text.encode())
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def memory() -> str:
+    fsspec.filesystem("memory").store.clear()
+    return "memory://bucket/run/tables"
+
+
+def test_a_manifest_names_every_file_with_its_size_and_sha256(tmp_path: Path) -> None:
+    write(str(tmp_path / "tables"))
+    manifest = artifacts.require(str(tmp_path / "tables"))
+    # printf 'seven\n' | sha256sum, printf 1234 | sha256sum
+    assert manifest.files == {
+        "data.txt": {"bytes": 6, "sha256": "92107d54bb00a88f7223acaefe20ce92b9873c00951c88ecafc3145afc54836c"},
+        "part/more.txt": {"bytes": 4, "sha256": "03ac674216f3e15c761ee1a5e255f067953623c8b388b4459e13f978d7c846f4"},
+    }
+    assert (manifest.fingerprint, manifest.facts, manifest.config["inner"]["rate"]) == ("f1", {"rows": 7}, 0.5)
+
+
+def test_an_exception_while_writing_leaves_nothing_at_the_uri(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="broken"), artifacts.create(str(tmp_path / "tables"), "f1", {}) as (folder, _):
+        write_file(f"{folder}/data.txt", "half")
+        raise RuntimeError("broken")
+    assert not (tmp_path / "tables").exists()
+    assert artifacts.read_manifest(str(tmp_path / "tables")) is None
+
+
+def test_an_exception_while_writing_leaves_the_earlier_artifact_as_it_was(tmp_path: Path) -> None:
+    write(str(tmp_path / "tables"))
+    before = content(tmp_path / "tables")
+    with pytest.raises(KeyboardInterrupt), artifacts.create(str(tmp_path / "tables"), "f2", {}) as (folder, _):
+        write_file(f"{folder}/data.txt", "other")
+        raise KeyboardInterrupt
+    assert content(tmp_path / "tables") == before
+    artifacts.verify(str(tmp_path / "tables"))
+
+
+def test_a_process_killed_while_writing_leaves_nothing_at_the_uri(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path; from components import artifacts\n"
+        "with artifacts.create(sys.argv[1], 'f1', {}) as (folder, facts):\n"
+        "    Path(folder, 'data.txt').write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path / "tables")], cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == -9
+    assert artifacts.read_manifest(str(tmp_path / "tables")) is None
+    write(str(tmp_path / "tables"))
+    assert [path.name for path in tmp_path.iterdir()] == ["tables"]
+
+
+def test_a_new_artifact_replaces_the_earlier_one_whole(tmp_path: Path) -> None:
+    write(str(tmp_path / "tables"))
+    with artifacts.create(str(tmp_path / "tables"), "f2", {}) as (folder, _):
+        write_file(f"{folder}/other.txt", "x")
+    assert set(content(tmp_path / "tables")) == {"other.txt", "manifest.json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["tables"]
+
+
+def test_files_of_a_broken_attempt_never_end_up_in_the_artifact(tmp_path: Path) -> None:
+    for fingerprint in ("f1", "f2"):
+        with pytest.raises(RuntimeError), artifacts.create(str(tmp_path / "tables"), fingerprint, {}) as (folder, _):
+            write_file(f"{folder}/train/part-000000-old.parquet", "stale")
+            raise RuntimeError
+    write(str(tmp_path / "tables"))
+    assert set(content(tmp_path / "tables")) == {"data.txt", "part/more.txt", "manifest.json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["tables"]
+
+
+def test_a_broken_attempt_can_be_looked_at_until_the_next_one(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), artifacts.create(str(tmp_path / "tables"), "f1", {}) as (folder, _):
+        write_file(f"{folder}/quarantine.parquet", "bad rows")
+        raise RuntimeError
+    assert (Path(folder) / "quarantine.parquet").read_text() == "bad rows"
+
+
+def test_a_worker_that_outlived_its_run_cannot_write_into_the_next_artifact(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), artifacts.create(str(tmp_path / "tables"), "f1", {}) as (old, _):
+        raise RuntimeError
+    with artifacts.create(str(tmp_path / "tables"), "f1", {}) as (new, _):
+        with pytest.raises(FileNotFoundError):
+            (Path(old) / "part-000001-old.parquet").write_text("late")
+        write_file(f"{new}/data.txt", "x")
+    assert set(content(tmp_path / "tables")) == {"data.txt", "manifest.json"}
+
+
+@pytest.mark.parametrize("length", [0, 3])
+def test_a_truncated_file_makes_it_no_artifact(tmp_path: Path, length: int) -> None:
+    write(str(tmp_path / "tables"))
+    (tmp_path / "tables" / "data.txt").write_text("seven\n"[:length])
+    assert artifacts.read_manifest(str(tmp_path / "tables")) is None
+
+
+def test_a_missing_file_makes_it_no_artifact(tmp_path: Path) -> None:
+    write(str(tmp_path / "tables"))
+    (tmp_path / "tables" / "part" / "more.txt").unlink()
+    assert artifacts.read_manifest(str(tmp_path / "tables")) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"fingerprint": 1}', '"text"'])
+def test_a_damaged_manifest_is_no_manifest(tmp_path: Path, text: str) -> None:
+    write(str(tmp_path / "tables"))
+    (tmp_path / "tables" / "manifest.json").write_text(text)
+    assert artifacts.read_manifest(str(tmp_path / "tables")) is None
+
+
+def test_a_missing_artifact_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=f"expected a finished artifact .* at {tmp_path}/tables; found none"):
+        artifacts.require(str(tmp_path / "tables"))
+
+
+def test_verify_finds_a_flipped_byte_and_names_the_file(tmp_path: Path) -> None:
+    write(str(tmp_path / "tables"))
+    artifacts.verify(str(tmp_path / "tables"))
+    (tmp_path / "tables" / "part" / "more.txt").write_text("1235")
+    assert artifacts.read_manifest(str(tmp_path / "tables")) is not None, "the size is the same"
+    with pytest.raises(ArtifactError, match=r"tables/part/more\.txt is damaged: expected sha256 03ac67"):
+        artifacts.verify(str(tmp_path / "tables"))
+
+
+def test_a_data_file_that_is_called_like_the_manifest_is_covered_too(tmp_path: Path) -> None:
+    with artifacts.create(str(tmp_path / "ensemble"), "f1", {}) as (folder, _):
+        write_file(f"{folder}/llm/manifest.json", "{}")
+    assert list(artifacts.require(str(tmp_path / "ensemble")).files) == ["llm/manifest.json"]
+
+
+def test_in_an_object_store_the_manifest_is_the_commit(memory: str) -> None:
+    fs = fsspec.filesystem("memory")
+    with artifacts.create(memory, "f1", OUTER) as (folder, facts):
+        write_file(f"{folder}/data.txt", "seven\n")
+        facts["rows"] = 7
+        assert artifacts.read_manifest(memory) is None
+    assert artifacts.require(memory).files["data.txt"]["bytes"] == 6
+    assert fs.find("/bucket/run") == ["/bucket/run/tables/data.txt", "/bucket/run/tables/manifest.json"]
+    artifacts.verify(memory)
+    fs.pipe_file("/bucket/run/tables/data.txt", b"sevem\n")
+    with pytest.raises(ArtifactError, match=r"data\.txt is damaged"):
+        artifacts.verify(memory)
+
+
+def test_in_an_object_store_a_broken_attempt_is_no_artifact_and_its_files_are_not_kept(memory: str) -> None:
+    with pytest.raises(RuntimeError), artifacts.create(memory, "f1", {}) as (folder, _):
+        write_file(f"{folder}/train/part-000000-old.parquet", "stale")
+        raise RuntimeError
+    assert artifacts.read_manifest(memory) is None
+    write(memory)
+    assert set(artifacts.require(memory).files) == {"data.txt", "part/more.txt"}
+
+
+def test_in_an_object_store_a_rerun_replaces_the_earlier_artifact(memory: str) -> None:
+    write(memory)
+    with artifacts.create(memory, "f2", {}) as (folder, _):
+        assert artifacts.read_manifest(memory) is None
+        write_file(f"{folder}/other.txt", "x")
+    assert set(artifacts.require(memory).files) == {"other.txt"}
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_a_fingerprint_changes_with_any_value(change: dict[str, object]) -> None:
+    assert artifacts.fingerprint(replace(OUTER, **change)) != artifacts.fingerprint(OUTER)
+
+
+def test_a_fingerprint_is_the_same_in_every_process(tmp_path: Path) -> None:
+    program = "from components import artifacts; print(artifacts.fingerprint('0.1.0', {'b': (1, 2.5), 'a': None}, ['x', True]))"
+    seeds = [{"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)} for seed in ("1", "2")]
+    found = {subprocess.check_output([sys.executable, "-c", program], env=env, cwd=tmp_path, text=True, timeout=60) for env in seeds}
+    assert found == {artifacts.fingerprint("0.1.0", {"a": None, "b": (1, 2.5)}, ["x", True]) + "\n"}
+
+
+def test_a_fingerprint_is_the_sha256_of_sorted_json() -> None:
+    # printf '[{"a": [1, null], "b": "x"}]' | sha256sum
+    assert artifacts.fingerprint({"b": "x", "a": (1, None)}) == "05f691b7307f5703"
+
+
+def test_parts_of_a_fingerprint_do_not_run_together() -> None:
+    assert artifacts.fingerprint("a", "bc") != artifacts.fingerprint("ab", "c")
+
+
+def test_numbers_of_numpy_stay_numbers() -> None:
+    assert artifacts.as_plain({"rows": np.int64(7), "mean": np.float32(0.5), "ok": np.bool_(True)}) == {"rows": 7, "mean": 0.5, "ok": True}
+
+
+def test_nested_configurations_come_back_from_what_json_holds(tmp_path: Path) -> None:
+    config = Outer(count=5, inner=Inner(0.25, ("x", "y")), several=(Inner(), Inner(1.0, ())), limit=None, rows=(3, 4), flag=True)
+    artifacts.write_json(str(tmp_path / "config.json"), config)
+    assert artifacts.from_plain(Outer, artifacts.read_json(str(tmp_path / "config.json"))) == config
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.builds(
+        Outer,
+        count=st.integers(0, 10**12),
+        inner=st.builds(Inner, rate=st.floats(allow_nan=False), names=st.lists(st.text(), max_size=3).map(tuple)),
+        limit=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+        rows=st.none() | st.tuples(st.integers(), st.integers()),
+    )
+)
+def test_every_configuration_comes_back_as_it_was(config: Outer) -> None:
+    assert artifacts.from_plain(Outer, artifacts.as_plain(config)) == config
+
+
+def test_a_configuration_that_comes_back_is_checked_again() -> None:
+    with pytest.raises(ValueError, match="count: expected 0 or more, got -1"):
+        artifacts.from_plain(Outer, {**artifacts.as_plain(OUTER), "count": -1})
+
+
+def test_text_of_any_language_is_kept_readable_in_json(tmp_path: Path) -> None:
+    artifacts.write_json(str(tmp_path / "note.json"), {"title": "Amélie 東京", "path": Path("a/b")})
+    assert '"title": "Amélie 東京"' in (tmp_path / "note.json").read_text(encoding="utf-8")
+    assert artifacts.read_json(str(tmp_path / "note.json")) == {"title": "Amélie 東京", "path": "a/b"}

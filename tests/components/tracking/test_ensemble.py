@@ -1,0 +1,109 @@
+"""Ensembles in the model registry of a SQLite store and of a real server."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from components.errors import ArtifactError
+from components.tracking import Tracker, load_ensemble, register_ensemble
+from tests.components.tracking.stores import Server, dead_uri, open_at, rows, sqlite_uri
+
+LOADER = """
+import json, pathlib
+import pandas as pd
+
+class Line:
+    def __init__(self, slope, shift):
+        self.slope, self.shift = slope, shift
+    def predict(self, rows):
+        return pd.DataFrame({"p": self.slope * rows["x"] + self.shift})
+
+def _load_pyfunc(folder):
+    return Line(**json.loads(pathlib.Path(folder, "line.json").read_text()))
+"""
+
+
+@pytest.fixture
+def loader_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    (folder / "code_of_line").mkdir()
+    (folder / "code_of_line" / "line_loader.py").write_text(LOADER)
+    (folder / "line_model").mkdir()
+    (folder / "line_model" / "line.json").write_text('{"slope": 2.0, "shift": 1.0}')
+    monkeypatch.syspath_prepend(folder / "code_of_line")
+    yield "line_loader"
+    sys.modules.pop("line_loader", None)
+
+
+def register_line(tracker: Tracker, folder: Path, loader_module: str, key: str | None = None) -> str | None:
+    inputs = pd.DataFrame({"x": [0.0, 1.0, 2.0]})
+    outputs = pd.DataFrame({"p": [1.0, 3.0, 5.0]})
+    code = [folder / "code_of_line" / "line_loader.py"]
+    with tracker.run("full") as run:
+        return register_ensemble(run, folder / "line_model", code, loader_module, ["pandas>=3.1"], inputs, outputs, key)
+
+
+def test_an_ensemble_goes_through_a_server_and_comes_back(server: Server, folder: Path, loader_module: str) -> None:
+    assert register_line(open_at(folder, server.uri), folder, loader_module) == "1"
+    model = load_ensemble("models:/tandem@champion", server.uri, loader_module)
+    assert list(model.predict(pd.DataFrame({"x": [3.0]}))["p"]) == [7.0]
+
+
+def test_a_registered_ensemble_loads_with_the_same_predictions(folder: Path, loader_module: str) -> None:
+    import mlflow.pyfunc
+
+    tracker = open_at(folder)
+    assert register_line(tracker, folder, loader_module) == "1"
+    assert register_line(tracker, folder, loader_module) == "2"
+    rows_in = pd.DataFrame({"x": [0.5, 10.0]})
+    model = load_ensemble("models:/tandem@champion", sqlite_uri(folder), loader_module)
+    assert list(model.predict(rows_in)["p"]) == [2.0, 21.0]
+    first = load_ensemble("models:/tandem/1", sqlite_uri(folder), loader_module)
+    assert list(first.predict(rows_in)["p"]) == [2.0, 21.0]
+    assert rows(folder, "select alias, version from registered_model_aliases") == [("champion", 2)]
+
+    assert len(list((folder / "mlflow-artifacts").rglob("MLmodel"))) == 2  # each version has its own files
+    packed = next((folder / "mlflow-artifacts").rglob("MLmodel")).parent
+    anyone = mlflow.pyfunc.load_model(str(packed))  # as people do who know MLflow alone
+    assert list(anyone.predict(rows_in)["p"]) == [2.0, 21.0]
+    assert anyone.metadata.signature is not None
+    assert json.loads(anyone.metadata.signature.to_dict()["inputs"])[0]["name"] == "x"
+    assert json.loads(anyone.metadata.signature.to_dict()["outputs"])[0]["name"] == "p"
+    assert (packed / "requirements.txt").read_text().splitlines()[-1] == "pandas>=3.1"
+    assert not [path for path in packed.rglob("*") if path.suffix in (".pkl", ".pickle", ".pt", ".bin")]
+
+
+def test_registering_with_the_same_key_returns_the_same_version(folder: Path, loader_module: str) -> None:
+    tracker = open_at(folder)
+    example, code = pd.DataFrame({"x": [0.0]}), [folder / "code_of_line" / "line_loader.py"]
+    with tracker.run("full", key="fp") as run:
+        versions = [register_ensemble(run, folder / "line_model", code, loader_module, [], example, example, "fp") for _ in range(2)]
+    assert versions == ["1", "1"]
+
+
+def test_an_ensemble_registered_while_the_store_is_away_is_registered_by_the_replay(folder: Path, loader_module: str) -> None:
+    assert register_line(open_at(folder, dead_uri()), folder, loader_module) is None
+    open_at(folder)
+    model = load_ensemble("models:/tandem@champion", sqlite_uri(folder), loader_module)
+    assert list(model.predict(pd.DataFrame({"x": [1.0]}))["p"]) == [3.0]
+
+
+def test_code_from_the_store_is_never_run(folder: Path, loader_module: str) -> None:
+    register_line(open_at(folder), folder, loader_module)
+    copy = next((folder / "mlflow-artifacts").rglob("line_loader.py"))
+    copy.write_text(f"open({str(folder / 'marker')!r}, 'w')\n" + LOADER)
+    load_ensemble("models:/tandem@champion", sqlite_uri(folder), loader_module)
+    assert not (folder / "marker").exists()
+    with pytest.raises(ArtifactError, match="expected a model that json loads; got one for line_loader"):
+        load_ensemble("models:/tandem@champion", sqlite_uri(folder), "json")
+
+
+def test_an_unknown_model_is_an_error_that_names_it(folder: Path) -> None:
+    open_at(folder)
+    with pytest.raises(ArtifactError, match="expected a registered ensemble at models:/tandem@champion"):
+        load_ensemble("models:/tandem@champion", sqlite_uri(folder), "json")
