@@ -17,7 +17,7 @@ from components.report.summary import summary_table
 from pipelines import cluster
 from pipelines.config import RunConfig
 from pipelines.recipes import RECIPES
-from pipelines.recording import default_store
+from pipelines.recording import store_of
 
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it in a submitted job
 DESCRIPTION = "Raw interactions -> a tuned, evaluated, browsable ensemble of a recommender model and a language model."
@@ -61,10 +61,9 @@ def needs(config: RunConfig) -> list[cluster.Need]:
 def show_result(config: RunConfig, output: str) -> None:
     """Print what came out, and the commands for the next steps."""
     metrics = artifacts.read_json(artifacts.join(output, "report", "metrics.json"))
-    store = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_store(output)
     print(summary_table(metrics))
     print(f"report: {artifacts.join(output, 'report', 'index.html')}")
-    print(f"runs in MLflow: mlflow ui --backend-store-uri {store}")
+    print(f"runs in MLflow: mlflow ui --backend-store-uri {store_of(config, output)}")
     print("on real data: python pipelines/full.py ml-100k --data FOLDER_OF_ML_100K")
 
 

@@ -89,12 +89,13 @@ def run(config: RunConfig) -> None:
         command_line.show_plan(config, output, [(step.name, step not in left) for step in steps])
         return
     with owned(output):
-        if left:
+        recording = Recording(config, output, wanted["report"])
+        if left or not recording.is_complete():
             cluster.connect(config.cluster)
             cluster.require(command_line.needs(config))
-            with Recording(config, output, wanted["report"]) as recording:
+            with recording:
                 _run_steps(left, output, wanted, Progress(len(left)), recording)
-                recording.finish(output)
+                recording.finish()
         else:
             print("Nothing to do: every stage was finished by an earlier run of the same configuration and data.")
     command_line.show_result(config, output)

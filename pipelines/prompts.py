@@ -12,7 +12,7 @@ from components.errors import ConfigError
 from components.features.sampling import uniform_hash
 from components.features.tables import load_store
 from components.llm import backbone
-from components.llm.prompt_rows import ClickRows, PromptRows
+from components.llm.prompt_rows import PromptRows
 from pipelines.cluster import map_tables, read_parts, where, write_parts
 from pipelines.stage import StageContext
 
@@ -85,8 +85,7 @@ class Render:
     """A worker that turns samples into tokens."""
 
     def __init__(self, tables: str, llm: backbone.Config, config: Config) -> None:
-        rows = ClickRows(load_store(tables), config.history_length)
-        self._rows = PromptRows(rows, backbone.load_encoder(llm, config.max_tokens))
+        self._rows = PromptRows(load_store(tables), backbone.load_encoder(llm, config.max_tokens), config.history_length)
 
     def __call__(self, samples: pa.Table) -> pa.Table:
         return self._rows.encode(samples)

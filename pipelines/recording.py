@@ -15,8 +15,10 @@ import pandas as pd
 from fsspec.implementations.local import LocalFileSystem
 
 from components import artifacts, tracking
+from components.features.samples import SAMPLE_COLUMNS
 from components.features.tables import read_frame, read_samples
 from components.joint.ensemble import Ensemble
+from components.tracking.names import without_credentials
 from pipelines.config import RunConfig
 from pipelines.stage import OnMetrics
 
@@ -24,6 +26,7 @@ LOADER = "serving.pyfunc"
 REQUIRED = ("torch", "transformers", "peft", "pandas", "pyarrow", "scikit-learn", "safetensors", "fsspec", "pydantic")  # to score
 ROOT = Path(__file__).parent.parent
 EXAMPLE_ROWS = 5
+MARK = "recorded.json"  # beside the artifacts: what was recorded, and where
 TRIAL_PARAMETERS = ("router", "merge", "weight", "crm_calibration", "llm_calibration", "target_share")
 TRIAL_METRICS = ("auc", "logloss", "share")
 
@@ -36,18 +39,32 @@ def default_store(output: str) -> str:
     return f"sqlite:///{folder}/mlflow.db"
 
 
+def store_of(config: RunConfig, output: str) -> str:
+    """Return the URI of the store: as configured, of the environment, or the default."""
+    return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_store(output)
+
+
 class Recording:
     """Records one run of the pipeline; a store that is away never stops it."""
 
     def __init__(self, config: RunConfig, output: str, fingerprint: str) -> None:
         self._config, self._output, self._fingerprint = config, output, fingerprint
-        self.store = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_store(output)
-        spool = Path(default_store(output).removeprefix("sqlite:///")).with_name(f"mlflow-spool-{fingerprint}.jsonl")
-        tracker = tracking.open_tracker(config.tracking, self.store, spool)
-        tags = {"recipe": config.recipe, "output": output, "fingerprint": fingerprint}
-        self._run = tracker.run(config.recipe, params=config, tags=tags, key=fingerprint)
+        self.store = store_of(config, output)
+
+    def is_complete(self) -> bool:
+        """Tell whether an earlier run of the same fingerprint recorded everything in the same store."""
+        fs, path = fsspec.core.url_to_fs(artifacts.join(self._output, MARK))
+        return fs.exists(path) and artifacts.read_json(artifacts.join(self._output, MARK)) == self._mark
+
+    @property
+    def _mark(self) -> dict[str, str]:
+        return {"fingerprint": self._fingerprint, "store": without_credentials(self.store), "experiment": self._config.tracking.experiment}
 
     def __enter__(self) -> Recording:
+        spool = Path(default_store(self._output).removeprefix("sqlite:///")).with_name(f"mlflow-spool-{self._fingerprint}.jsonl")
+        tracker = tracking.open_tracker(self._config.tracking, self.store, spool)
+        tags = {"recipe": self._config.recipe, "output": self._output, "fingerprint": self._fingerprint}
+        self._run = tracker.run(self._config.recipe, params=self._config, tags=tags, key=self._fingerprint)
         self._run.__enter__()
         return self
 
@@ -65,25 +82,25 @@ class Recording:
                 trials = read_frame(artifacts.join(self._output, "policy", "trials.parquet"))
                 tracking.log_trials(run, trials, TRIAL_PARAMETERS, TRIAL_METRICS)
 
-    def finish(self, output: str) -> None:
-        """Record what the run came to: data, figures, trials, the report, and the ensemble as a model version."""
-        facts = artifacts.require(artifacts.join(output, "tables"))
-        self._run.log_dataset(self._config.data or "generated", self._config.data or "generated", facts.fingerprint)
-        metrics = artifacts.read_json(artifacts.join(output, "report", "metrics.json"))
-        self._run.log_metrics(
-            {f"test_{arm}_{name}": value for arm, row in metrics["test"].items() for name, value in row.items() if isinstance(value, float)}
-        )
-        self._run.log_folder(artifacts.join(output, "report"), "report")
-        self._run.log_folder(artifacts.join(output, "policy"), "policy")
-        self._register(artifacts.join(output, "ensemble"), output)
+    def finish(self) -> None:
+        """Record what the run came to: data, figures, the report, and the ensemble as a model version."""
+        tables, report = artifacts.require(artifacts.join(self._output, "tables")), artifacts.join(self._output, "report")
+        source = self._config.data or "generated"
+        self._run.log_dataset(self._config.recipe, source, tables.fingerprint)
+        test = artifacts.read_json(artifacts.join(report, "metrics.json"))["test"]
+        figures = {f"test_{arm}_{name}": value for arm, row in test.items() for name, value in row.items()}
+        self._run.log_metrics({name: value for name, value in figures.items() if isinstance(value, float)})
+        for name in ("report", "policy"):
+            self._run.log_folder(artifacts.join(self._output, name), name)
+        self._register(artifacts.join(self._output, "ensemble"))
+        artifacts.write_json(artifacts.join(self._output, MARK), self._mark)
 
-    def _register(self, folder: str, output: str) -> None:
-        inputs = example_rows(output)
+    def _register(self, folder: str) -> None:
+        inputs = example_rows(self._output)
         outputs = Ensemble.load(folder).predict(inputs)
         requirements = [f"{name}=={version(name)}" for name in REQUIRED]
-        tracking.register_ensemble(
-            self._run, folder, [ROOT / "components", ROOT / "serving"], LOADER, requirements, inputs, outputs, key=self._fingerprint
-        )
+        code = [ROOT / "components", ROOT / "serving"]
+        tracking.register_ensemble(self._run, folder, code, LOADER, requirements, inputs, outputs, key=self._fingerprint)
 
 
 def example_rows(output: str, rows: int = EXAMPLE_ROWS) -> pd.DataFrame:
@@ -91,4 +108,11 @@ def example_rows(output: str, rows: int = EXAMPLE_ROWS) -> pd.DataFrame:
     tables = artifacts.join(output, "tables")
     samples = read_samples(artifacts.join(tables, "test")).slice(0, rows).to_pandas()
     ids = read_frame(artifacts.join(tables, "items.parquet"))["item_id"].to_numpy()
-    return samples.assign(history_items=[list(ids[list(history)]) for history in samples["history_rows"]])
+    context = [name for name in samples if name not in SAMPLE_COLUMNS]
+    # Lists of plain numbers and 64-bit counts: what JSON gives back to whoever asks over HTTP.
+    return samples[["user_id", "item_id", "timestamp_s"]].assign(
+        history_items=[ids[list(history)].tolist() for history in samples["history_rows"]],
+        history_ratings=[[float(rating) for rating in ratings] for ratings in samples["history_ratings"]],
+        earlier_count=samples["earlier_count"].astype("int64"),
+        **{name: samples[name] for name in context},
+    )

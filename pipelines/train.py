@@ -7,7 +7,10 @@ a killed worker or driver goes on where the last one stood.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import tempfile
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,29 +20,36 @@ import fsspec
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, ControllerError, FailureConfig, Result, ScalingConfig, TrainingFailedError, UserCallback
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.exceptions import TrainingFailedError
-from torch import nn
 
 from components import artifacts
 from components.crm import CrmConfig
-from components.crm import build as build_crm
-from components.errors import ConfigError, TandemError
+from components.errors import ConfigError, ResourceError, TandemError
 from components.features.reader import Share
-from components.features.tables import load_store
 from components.joint import alignment, deepspeed_engine
-from components.joint.alignment import Alignment
-from components.joint.deepspeed_engine import DeepSpeedEngine
-from components.joint.engine import Engine, ParameterGroup, TorchEngine
+from components.joint.checkpoint import newest_whole, seal
 from components.joint.ensemble import save_crm
-from components.joint.model import JointModel, LossWeights
-from components.joint.plan import ModelName, Position, Stage, StageConfig
-from components.joint.training import Surroundings, Training, load_weights
+from components.joint.model import LossWeights
+from components.joint.plan import Position, Stage, StageConfig
+from components.joint.training import Line, Surroundings
+from components.joint.workbench import Parts, Workbench
 from components.llm import backbone
-from pipelines.board import Line, Reader
+from components.llm.answer import ClickLlm
+from pipelines.board import Reader
 from pipelines.stage import StageContext
+
+# How long Ray Train waits before it takes something for lost. Its own defaults are made for quiet machines, or are endless.
+PATIENCE_S = {
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": 300,  # for a place for all workers
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": 300,  # for a sign of life of a worker
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": 1800,  # for the slowest worker at a checkpoint
+}
+TORCH_TIMEOUT_S = 1800  # for the slowest worker in a step
+STARTS = 2  # times that a place for all workers is waited for
+# What another attempt would meet again. Lost connections, full disks and the like are none of these.
+MISTAKES = (TandemError, AssertionError, ArithmeticError, AttributeError, ImportError, LookupError, NameError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -56,11 +66,11 @@ class Config:
     """Train on GPUs; auto: if the cluster has enough of them."""
     deepspeed: deepspeed_engine.Config = field(default_factory=deepspeed_engine.Config)
     alignment: alignment.Config = field(default_factory=alignment.Config)
-    warmup: StageConfig = StageConfig(LossWeights(crm=1.0), epochs=10, micro_batch=1024, schedule="constant")
+    warmup: StageConfig = field(default_factory=lambda: StageConfig(LossWeights(crm=1.0), epochs=10, micro_batch=1024, schedule="constant"))
     """Stage 1: the CRM alone, on all training samples."""
-    joint: StageConfig = StageConfig(LossWeights(llm=1.0, crm=1.0, alignment=0.1), epochs=1, micro_batch=16)
+    joint: StageConfig = field(default_factory=lambda: StageConfig(LossWeights(llm=1.0, crm=1.0, alignment=0.1), epochs=1, micro_batch=16))
     """Stage 2: both models with the alignment loss, on a sample."""
-    llm: StageConfig = StageConfig(LossWeights(llm=1.0), epochs=1, micro_batch=16)
+    llm: StageConfig = field(default_factory=lambda: StageConfig(LossWeights(llm=1.0), epochs=1, micro_batch=16))
     """Stage 3: the LLM alone, on another sample."""
     max_failures: int = 3
     """Times that lost workers are replaced before the run gives up."""
@@ -70,8 +80,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.workers < 1 or self.cpus_per_worker < 1 or self.gpus_per_worker <= 0:
             raise ConfigError("train: expected workers and cpus_per_worker >= 1 and gpus_per_worker > 0")
-        if not 0 <= self.max_failures <= 100:
-            raise ConfigError(f"train.max_failures: expected 0 to 100, got {self.max_failures}")
+        if not 0 <= self.max_failures <= 100 or self.checkpoint_every_s < 0:
+            raise ConfigError(
+                f"train: expected max_failures 0 to 100 and checkpoint_every_s >= 0, got {self.max_failures} and {self.checkpoint_every_s}"
+            )
 
 
 @dataclass(frozen=True)
@@ -87,34 +99,49 @@ class Job:
     seed: int
     gpu: bool = False
 
+    @property
+    def parts(self) -> Parts:
+        """Everything but the stages."""
+        train = self.train
+        return Parts(self.crm, self.llm, train.deepspeed, train.alignment, self.tables, self.prompts, self.max_tokens, self.seed)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages that train anything, with their samples."""
+        all_stages = [
+            Stage("warmup", self.train.warmup, artifacts.join(self.tables, "train")),
+            Stage("joint", self.train.joint, artifacts.join(self.prompts, "joint")),
+            Stage("llm", self.train.llm, artifacts.join(self.prompts, "llm")),
+        ]
+        return [stage for stage in all_stages if stage.config.epochs > 0]
+
 
 def run(context: StageContext, job: Job) -> None:
     """Write the artifact `checkpoints/`: `crm/`, `llm/` and `training_log.jsonl`; goes on where a run of the same fingerprint stopped."""
     storage = artifacts.join(context.output, ".training")
+    attempts = artifacts.join(storage, context.fingerprint)
     job = replace(job, gpu=wants_gpu(job.train))
-    log = TrainingLog(context)
-    with Reader(log.add) as reader:
+    start = newest_whole(attempts, job.train.workers, context.progress.say)
+    for name, seconds in PATIENCE_S.items():
+        os.environ.setdefault(name, str(seconds))
+    with Reader(Monitor(context).show) as reader:
         trainer = TorchTrainer(
             work,
-            train_loop_config={"job": job, "board": reader.board},
-            torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo"),
+            train_loop_config={"job": job, "board": reader.board, "start": start},
+            torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo", timeout_s=TORCH_TIMEOUT_S),
             scaling_config=scaling(job.train, job.gpu),
             run_config=RayRunConfig(
                 name=context.fingerprint,
                 storage_path=storage,
-                failure_config=FailureConfig(max_failures=job.train.max_failures),
+                failure_config=FailureConfig(max_failures=job.train.max_failures, controller_failure_limit=STARTS - 1),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
+                callbacks=[EndOnMistake()],
             ),
         )
-        try:
-            result = trainer.fit()
-        except TrainingFailedError as error:
-            raise TandemError(f"training stopped after {job.train.max_failures} restarts: {error}") from error
+        result = _fit(trainer, job)
     assert result.checkpoint is not None, "the last thing that training does is to report a checkpoint"
     _export(result.checkpoint, context)
-    log.write(artifacts.join(context.folder, "training_log.jsonl"))
-    context.facts["work"] = (log.steps, "steps")
-    fs, path = fsspec.core.url_to_fs(artifacts.join(storage, context.fingerprint))
+    fs, path = fsspec.core.url_to_fs(attempts)
     fs.rm(path, recursive=True)
 
 
@@ -131,24 +158,37 @@ def scaling(config: Config, gpu: bool) -> ScalingConfig:
     return ScalingConfig(num_workers=config.workers, use_gpu=gpu, resources_per_worker={"CPU": config.cpus_per_worker, **gpus})
 
 
+class EndOnMistake(UserCallback):
+    """Ends a run at once when a worker's error would only come again; what is raised here is not retried."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, BaseException]) -> None:  # noqa: ARG002 - Ray's names
+        for error in worker_exceptions.values():
+            if isinstance(error, MISTAKES):
+                raise error
+
+
 def work(settings: dict[str, Any]) -> None:
     """Train on one worker (runs inside Ray Train)."""
-    job: Job = settings["job"]
+    try:
+        _work(settings["job"], settings["board"], settings["start"])
+    except Exception as error:
+        error.add_note(traceback.format_exc())  # Ray hands an error over without its traceback
+        raise
+
+
+def _work(job: Job, board: Any, start: str | None) -> None:
     torch.set_num_threads(job.train.cpus_per_worker)
     context = ray.train.get_context()
     share = Share(context.get_world_rank(), context.get_world_size())
     around = Surroundings(
         share=share,
-        report=lambda line: settings["board"].pin.remote(line) if share.rank == 0 else None,
-        checkpoint=_checkpoint,
+        report=lambda line: board.pin.remote(line) if share.rank == 0 else None,
+        checkpoint=lambda write: _checkpoint(write, share.rank),
         checkpoint_every_s=job.train.checkpoint_every_s,
     )
-    workbench = Workbench(job, share.workers)
-    training = Training(
-        workbench.stages(), workbench.build, workbench.engine, workbench.store, workbench.layout, workbench.valid, job.seed, around
-    )
-    latest = ray.train.get_checkpoint()
-    if latest is not None:
+    training = Workbench(job.parts, "cuda" if job.gpu else "cpu").training(job.stages, around)
+    latest = ray.train.get_checkpoint() or (start and Checkpoint(start))
+    if latest:
         with latest.as_directory() as folder:
             training.resume(Path(folder))
             training.run()
@@ -159,92 +199,67 @@ def work(settings: dict[str, Any]) -> None:
         training.write_state(folder)
         if share.rank == 0:
             save_crm(training.model("crm"), job.crm, folder / "models" / "crm")
-            llm, tokenizer = backbone.load(job.llm)
-            load_weights(llm, training.best_weights["llm"])
-            backbone.save(llm, tokenizer, str(folder / "models" / "llm"))
+            llm = training.model("llm")
+            assert isinstance(llm, ClickLlm)
+            backbone.save(llm, backbone.load_tokenizer(job.llm), str(folder / "models" / "llm"))
 
-    _checkpoint(export)
-
-
-class Workbench:
-    """What one worker builds its models and engines from."""
-
-    def __init__(self, job: Job, workers: int) -> None:
-        self._job, self._workers = job, workers
-        self._device = "cuda" if job.gpu else "cpu"
-        self.store = load_store(job.tables)
-        self.layout = backbone.load_encoder(job.llm, job.max_tokens).layout
-        self.valid: dict[ModelName, str] = {
-            "crm": artifacts.join(job.tables, "valid"),
-            "llm": artifacts.join(job.prompts, "early_stopping"),
-        }
-
-    def stages(self) -> list[Stage]:
-        """Return the stages that train anything, with their samples."""
-        train, prompts = self._job.train, self._job.prompts
-        all_stages = [
-            Stage("warmup", train.warmup, artifacts.join(self._job.tables, "train")),
-            Stage("joint", train.joint, artifacts.join(prompts, "joint")),
-            Stage("llm", train.llm, artifacts.join(prompts, "llm")),
-        ]
-        return [stage for stage in all_stages if stage.config.epochs > 0]
-
-    def build(self, name: ModelName) -> nn.Module:
-        """Build a model as it is before training, the same on every worker."""
-        torch.manual_seed(self._job.seed)
-        if name == "crm":
-            return build_crm(self._job.crm, self.store.inputs)
-        return backbone.load(self._job.llm)[0]
-
-    def engine(self, stage: Stage, models: Mapping[ModelName, nn.Module]) -> Engine:
-        """Wrap the models of a stage in the engine that trains them."""
-        config, settings = stage.config, self._job.train
-        crm, llm = models.get("crm"), models.get("llm")
-        torch.manual_seed(self._job.seed)
-        between = (
-            Alignment(settings.alignment, llm.hidden_size, llm.blocks, crm.hidden_widths)
-            if crm and llm and config.weights.alignment
-            else None
-        )
-        model = JointModel(crm, llm, between, config.weights)
-        parts = [(crm, config.crm_learning_rate), (llm, config.llm_learning_rate), (between, config.crm_learning_rate)]
-        groups = [
-            ParameterGroup([value for value in part.parameters() if value.requires_grad], rate, config.weight_decay)
-            for part, rate in parts
-            if part is not None
-        ]
-        if llm is None:
-            return TorchEngine(model, groups, self._device, settings.deepspeed.gradient_clipping)
-        return DeepSpeedEngine(model, groups, self._device, settings.deepspeed, config.micro_batch, config.accumulation)
+    _checkpoint(export, share.rank)
 
 
-def _checkpoint(write: Callable[[Path], None]) -> None:
+def _checkpoint(write: Callable[[Path], None], rank: int) -> None:
     """Write a checkpoint and hand it to Ray Train; every worker writes its part."""
-    with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
+    with tempfile.TemporaryDirectory(prefix="checkpoint-", dir=Path.cwd()) as folder:  # Ray's own folder, which goes with Ray
         write(Path(folder))
+        seal(Path(folder), rank)
         ray.train.report({}, checkpoint=Checkpoint.from_directory(folder))
 
 
+def _fit(trainer: TorchTrainer, job: Job) -> Result:
+    """Train; what goes wrong is raised as what it is."""
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        return trainer.fit()
+    except SystemExit as stopped:  # Ray's answer to Ctrl-C, with exit code 0
+        raise KeyboardInterrupt from stopped
+    except ControllerError as error:
+        failure = error.controller_failure
+        if isinstance(failure, MISTAKES):
+            raise failure from None
+        if type(failure).__name__.startswith("WorkerGroupStartup"):  # not exported by Ray
+            places = f"{job.train.workers} x {trainer.scaling_config.resources_per_worker}"
+            raise ResourceError(f"training could not start: expected places for {places}: {failure}") from error
+        raise TandemError(f"training stopped: {failure}") from error
+    except TrainingFailedError as error:
+        raise TandemError(f"training stopped after {job.train.max_failures} restarts: {error}") from error
+    finally:
+        signal.signal(signal.SIGINT, on_interrupt)  # Ray's handler would outlive the training
+
+
 def _export(checkpoint: Checkpoint, context: StageContext) -> None:
-    """Copy the trained models from the last checkpoint into the artifact."""
+    """Copy the trained models and the log from the last checkpoint into the artifact."""
     with checkpoint.as_directory() as folder:
         fs, path = fsspec.core.url_to_fs(context.folder)
         fs.put(f"{Path(folder) / 'models'}/", f"{path}/", recursive=True)
+        fs.put(str(Path(folder) / "training_log.jsonl"), f"{path}/training_log.jsonl")
         position = Position.from_json((Path(folder) / "position.json").read_text())
-    context.facts["best"] = position.best
+        log = [json.loads(line) for line in (Path(folder) / "training_log.jsonl").read_text().splitlines()]
+    steps = {line["stage"]: line["step"] for line in log}
+    context.facts.update(best=position.best, work=(sum(steps.values()), "steps"))
 
 
-class TrainingLog:
-    """The lines that workers report, shown as they come; a step that a resumed run takes again replaces its first line."""
+class Monitor:
+    """Shows the lines of the training log as they come; those that a resumed run reports again are not shown twice."""
 
     def __init__(self, context: StageContext) -> None:
         self._context = context
-        self._lines: dict[tuple[str, float, bool], Line] = {}
+        self._seen: set[tuple[str, int, bool]] = set()
 
-    def add(self, line: Line) -> None:
+    def show(self, line: Line) -> None:
         stage, step = str(line["stage"]), int(line["step"])
         validated = "steps" not in line
-        self._lines[stage, step, validated] = line
+        if (stage, step, validated) in self._seen:
+            return
+        self._seen.add((stage, step, validated))
         figures = {name: value for name, value in line.items() if isinstance(value, float)}
         text = ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "rate")
         self._context.on_metrics({f"{stage}/{name}": value for name, value in figures.items()}, step)
@@ -252,13 +267,3 @@ class TrainingLog:
             self._context.progress.say(f"{stage}, epoch {line['epoch']}: {text}")
         else:
             self._context.progress.update(step, int(line["steps"]), f"{stage} steps ({text})")
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps taken, all stages together."""
-        last = {stage: step for stage, step, validated in self._lines if not validated}
-        return int(sum(last.values()))
-
-    def write(self, uri: str) -> None:
-        with fsspec.open(uri, "w") as file:
-            file.writelines(json.dumps(line) + "\n" for line in self._lines.values())  # pyright: ignore[reportAttributeAccessIssue]

@@ -11,6 +11,20 @@ from components.features.history import Histories, histories
 from components.features.numeric import numbers
 from components.types import FieldKind, Schema
 
+# Of every sample; context fields follow.
+SAMPLE_COLUMNS = (
+    "user_id",
+    "item_id",
+    "timestamp_s",
+    "rating",
+    "label",
+    "user_row",
+    "item_row",
+    "history_rows",
+    "history_ratings",
+    "earlier_count",
+)
+
 
 def to_samples(block: pd.DataFrame, schema: Schema, history_length: int, min_history: int, hide_same_second: bool) -> pa.Table:
     """Label a block of clean interactions and attach each row's history; rows with a shorter history than allowed are left out.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,4 @@ class Alignment(nn.Module):
 
 def spread_pairs(llm_blocks: int, crm_layers: int) -> tuple[tuple[int, int], ...]:
     """Pair every CRM layer, in order, with LLM blocks at even distances that end at the last block."""
-    return tuple(
-        ((layer + 1) * llm_blocks // crm_layers - 1, layer) for layer in range(crm_layers) if (layer + 1) * llm_blocks >= crm_layers
-    )
+    return tuple((math.ceil((layer + 1) * llm_blocks / crm_layers) - 1, layer) for layer in range(crm_layers))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import fsspec
 
 from components.artifacts import join
 
-PREFIX = "checkpoint_"  # Ray Train's names: this and the time, so that they sort by age
+NAME = re.compile(r"checkpoint_\d.*")  # Ray Train's names hold the time, so that they sort by age
 
 
 def seal(folder: Path, rank: int) -> None:
@@ -49,12 +50,12 @@ def newest_whole(run_uri: str, workers: int, warn: Callable[[str], None]) -> str
         return None
     names = sorted((Path(path).name for path in fs.ls(folder, detail=False)), reverse=True)
     whole: str | None = None
-    for name in names:
-        found = flaw(join(run_uri, name), workers) if name.startswith(PREFIX) and whole is None else None
-        if found is not None:
-            warn(f"checkpoint {name} is not used: {found}")
-        if name.startswith(PREFIX) and whole is None and found is None:
+    for name in filter(NAME.fullmatch, names):
+        found = flaw(join(run_uri, name), workers)
+        if found is None:
             whole = name
+            break
+        warn(f"checkpoint not used: {found}")
     for name in names:
         if name != whole:
             fs.rm(join(folder, name), recursive=True)

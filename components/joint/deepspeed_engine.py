@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from components.errors import ConfigError
-from components.joint.engine import ParameterGroup, adamw, mean_losses, persistent_buffers, row_shares, set_rate
+from components.joint.engine import ParameterGroup, adamw, mean_losses, persistent_buffers, set_rate
 from components.joint.model import JointBatch, JointModel, JointOutput
 
 TAG = "engine"
@@ -83,19 +83,17 @@ class DeepSpeedEngine:
         self._buffers = list(persistent_buffers(model).values())
 
     def step(self, micro_batches: Sequence[JointBatch], rate: float) -> dict[str, Tensor]:
+        assert len(micro_batches) == self._engine.gradient_accumulation_steps(), "a step is one full round of accumulation"
         set_rate(self._optimizer, rate)
         self._engine.train()
-        shares = row_shares(micro_batches)
         outputs: list[JointOutput] = []
-        for batch, share in zip(micro_batches, shares, strict=True):
-            # A short batch has fewer micro-batches than DeepSpeed would count, and a last one of fewer rows.
-            self._engine.set_gradient_accumulation_boundary(len(outputs) + 1 == len(micro_batches))
+        for batch in micro_batches:
             outputs.append(self._engine(batch.to(self._device)))
-            self._engine.backward(outputs[-1].loss * share, scale_wrt_gas=False)
+            self._engine.backward(outputs[-1].loss)
             self._engine.step()
         for buffer in self._buffers:  # as torch's data parallelism has it: the first worker's
             torch.distributed.broadcast(buffer, 0)
-        return mean_losses(outputs, shares)
+        return mean_losses(outputs)
 
     def evaluate(self, batch: JointBatch) -> JointOutput:
         self._engine.eval()

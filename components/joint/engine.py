@@ -26,16 +26,13 @@ class ParameterGroup:
 
 
 class Engine(Protocol):
-    """One model in training: `step` on micro-batches that together are one optimizer step."""
+    """One model in training: `step` on micro-batches of equal size that together are one optimizer step."""
 
     @property
     def model(self) -> JointModel: ...
 
     def step(self, micro_batches: Sequence[JointBatch], rate: float) -> dict[str, Tensor]:
-        """Descend once with every group's learning rate times `rate`; return the loss and its parts, means over this worker's rows.
-
-        Every worker must bring as many micro-batches of as many rows, so that the mean over workers is the one over all rows.
-        """
+        """Descend once with every group's learning rate times `rate`; return the loss and its parts, means over this worker's rows."""
         ...
 
     def evaluate(self, batch: JointBatch) -> JointOutput:
@@ -74,18 +71,10 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = group["peak"] * rate
 
 
-def row_shares(micro_batches: Sequence[JointBatch]) -> list[float]:
-    """Return each micro-batch's share of a step's rows: a mean weighted by them is the mean over the rows."""
-    rows = [len(batch.label_B) for batch in micro_batches]
-    return [count / sum(rows) for count in rows]
-
-
-def mean_losses(outputs: Sequence[JointOutput], shares: Sequence[float]) -> dict[str, Tensor]:
-    """Return the loss and its parts, averaged over micro-batches with these weights; reading them waits for the device."""
+def mean_losses(outputs: Sequence[JointOutput]) -> dict[str, Tensor]:
+    """Return the mean loss and the mean of each part; reading them waits for the device."""
     named: list[Mapping[str, Tensor]] = [{"loss": output.loss, **output.parts} for output in outputs]
-    return {
-        name: torch.stack([losses[name].detach() * share for losses, share in zip(named, shares, strict=True)]).sum() for name in named[0]
-    }
+    return {name: torch.stack([losses[name].detach() for losses in named]).mean() for name in named[0]}
 
 
 def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
@@ -106,17 +95,16 @@ class TorchEngine:
     def step(self, micro_batches: Sequence[JointBatch], rate: float) -> dict[str, Tensor]:
         set_rate(self._optimizer, rate)
         self.model.train()
-        shares = row_shares(micro_batches)
         outputs: list[JointOutput] = []
-        for batch, share in zip(micro_batches, shares, strict=True):
+        for batch in micro_batches:
             last = len(outputs) + 1 == len(micro_batches)
             with contextlib.nullcontext() if last or self._parallel is None else self._parallel.no_sync():
                 outputs.append((self._parallel or self.model)(batch.to(self._device)))
-                (outputs[-1].loss * share).backward()
+                (outputs[-1].loss / len(micro_batches)).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self._clipping)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return mean_losses(outputs, shares)
+        return mean_losses(outputs)
 
     def evaluate(self, batch: JointBatch) -> JointOutput:
         self.model.eval()

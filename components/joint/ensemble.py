@@ -22,7 +22,7 @@ from components.features.store import FeatureStore
 from components.features.tables import load_store
 from components.joint.data import token_arrays
 from components.llm import backbone
-from components.llm.prompt_rows import ClickRows, PromptRows
+from components.llm.prompt_rows import PromptRows
 from components.llm.scorer import score
 from components.routing.policy import Policy
 from components.types import CrmInputs, FieldKind
@@ -44,7 +44,7 @@ class Ensemble:
         store = load_store(uri)
         asked = artifacts.read_json(artifacts.join(uri, "prompts.json"))
         llm_config = backbone.Config(path=artifacts.join(uri, "llm"))
-        prompts = PromptRows(ClickRows(store, asked["history_length"]), backbone.load_encoder(llm_config, asked["max_tokens"]))
+        prompts = PromptRows(store, backbone.load_encoder(llm_config, asked["max_tokens"]), asked["history_length"])
         policy = Policy.from_json(artifacts.read_json(artifacts.join(uri, "policy.json")))
         return Ensemble(store, load_crm(artifacts.join(uri, "crm"), store.inputs), backbone.load(llm_config)[0], prompts, policy)
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from components.errors import ConfigError
 from components.joint.alignment import Alignment
 from components.losses import click_loss
-from components.losses import click_loss
 from components.types import CrmBatch, TokenBatch
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -10,34 +10,42 @@ import pyarrow as pa
 from components.features.store import FeatureStore
 from components.llm.tokens import PromptEncoder
 from components.prompts import click
-from components.prompts.textualize import item_texts, title_texts, user_texts
+from components.prompts.textualize import item_texts, textualize, title_texts, user_texts
 
-TEXT_SHARE = 4  # a profile and an item's text may each take a quarter of the token budget
+TEXT_SHARE = 5  # a profile, an item's text and a context may each take a fifth of the token budget
 
 
 class ClickRows:
-    """Reads samples as click-rating questions, with the texts of users and items."""
+    """Reads samples as click-rating questions, with the texts of users, items and context."""
 
-    def __init__(self, store: FeatureStore, history_length: int) -> None:
-        """`history_length` is the number of latest rated items that a prompt shows."""
-        self._schema, self._history_length = store.schema, history_length
-        self.profiles = user_texts(store.users, store.schema)
-        self.items = item_texts(store.items, store.schema)
-        self.titles = title_texts(store.items, store.schema)
+    def __init__(self, store: FeatureStore, history_length: int, shorten: Callable[[list[str]], list[str]] = list) -> None:
+        """`history_length` is the number of latest rated items that a prompt shows; `shorten` cuts long texts."""
+        self._schema, self._history_length, self._shorten = store.schema, history_length, shorten
+        self.profiles = shorten(user_texts(store.users, store.schema))
+        self.items = shorten(item_texts(store.items, store.schema))
+        self.titles = shorten(title_texts(store.items, store.schema))
 
     def examples(self, samples: pa.Table) -> Iterator[click.ClickExample]:
         """Yield the question of each sample."""
         columns = (samples[name].to_pylist() for name in ("user_row", "item_row", "history_rows", "history_ratings"))
-        for user, item, rows, ratings in zip(*columns, strict=True):
+        for user, item, rows, ratings, context in zip(*columns, self._contexts(samples), strict=True):
             yield click.ClickExample(
                 profile=self.profiles[user],
                 history=self._history(rows, ratings),
-                target=self.items[item],
+                target="; ".join(filter(None, (self.items[item], context))),
                 answer=None,
                 item_noun=self._schema.item_noun,
                 rating_min=self._schema.rating_min,
                 rating_max=self._schema.rating_max,
             )
+
+    def _contexts(self, samples: pa.Table) -> list[str]:
+        """Write what is known of each interaction before it happens; it stands with the item, so candidates keep their prefix."""
+        fields = self._schema.context_fields
+        if not fields:
+            return [""] * samples.num_rows
+        rows = samples.select([field.name for field in fields]).to_pylist()
+        return self._shorten([textualize(row, fields) for row in rows])
 
     def _history(self, rows: list[int], ratings: list[float]) -> tuple[tuple[str, float], ...]:
         latest = slice(max(0, len(rows) - self._history_length), None)
@@ -47,10 +55,9 @@ class ClickRows:
 class PromptRows:
     """Turns samples into the tokens of their prompts."""
 
-    def __init__(self, rows: ClickRows, encoder: PromptEncoder) -> None:
+    def __init__(self, store: FeatureStore, encoder: PromptEncoder, history_length: int) -> None:
         budget = encoder.max_tokens // TEXT_SHARE
-        rows.profiles, rows.items, rows.titles = (encoder.shorten(texts, budget) for texts in (rows.profiles, rows.items, rows.titles))
-        self._rows, self._encoder = rows, encoder
+        self._rows, self._encoder = ClickRows(store, history_length, lambda texts: encoder.shorten(texts, budget)), encoder
 
     def encode(self, samples: pa.Table) -> pa.Table:
         """Return the samples with `token_ids` (list<int32>) and `prefix_length`, the tokens that all candidates of a user share."""

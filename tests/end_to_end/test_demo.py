@@ -1,0 +1,125 @@
+"""`make run` as a user sees it: the demo recipe, whole, on real Ray, DeepSpeed and MLflow."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.end_to_end.command import ROOT, environment, pipeline
+from tests.end_to_end.conftest import FinishedRun
+
+pytestmark = pytest.mark.end_to_end
+CHECK = ROOT.parent / "shared" / "tools" / "check_run.py"
+
+
+def metrics_of(run: FinishedRun) -> dict:
+    return json.loads((run.output / "report" / "metrics.json").read_text())
+
+
+def test_the_run_ends_with_a_table_and_the_next_steps(demo: FinishedRun) -> None:
+    for words in ("AUC", "LogLoss", "CRM", "LLM", "routed", "synthetic", "index.html", "mlflow ui", "ml-100k"):
+        assert words in demo.printed
+
+
+def test_text_lets_the_ensemble_beat_the_crm_on_new_items(demo: FinishedRun) -> None:
+    routed = metrics_of(demo)["test"]["routed"]
+    assert 0.05 <= routed["llm_share"] <= 0.40
+    assert routed["auc_minus_crm"]["low"] > 0
+
+
+def test_metrics_json_has_the_promised_keys(demo: FinishedRun) -> None:
+    metrics = metrics_of(demo)
+    assert {"recipe", "rows", "test", "shares", "stages"} <= set(metrics)
+    assert set(metrics["rows"]) == {"train", "valid", "test"}
+    assert set(metrics["test"]) == {"crm", "llm", "routed", "random", "average", "oracle"}
+    for entry in metrics["test"].values():
+        assert {"auc", "uauc", "logloss", "accuracy", "ece"} <= set(entry)
+    assert {"0.1", "0.2", "0.3", "0.5", "1.0"} == set(metrics["shares"])
+    assert all({"seconds", "rate"} <= set(stage) for stage in metrics["stages"].values())
+
+
+def test_the_score_table_has_the_promised_columns(demo: FinishedRun) -> None:
+    scores = pd.read_parquet(demo.output / "scores")
+    assert {"split", "user_id", "item_id", "timestamp_s", "label", "p_crm", "p_llm"} <= set(scores)
+    assert set(scores["split"].astype(str)) == {"valid", "test"}
+    assert scores["p_crm"].between(0, 1).all()
+    assert scores["p_llm"].between(0, 1).all()
+
+
+@pytest.mark.skipif(not CHECK.exists(), reason=f"{CHECK} is absent")
+def test_figures_recomputed_from_scores_and_routes_agree(demo: FinishedRun) -> None:
+    checked = subprocess.run([sys.executable, str(CHECK), str(demo.output)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_same_command_again_does_no_work_and_says_so(demo: FinishedRun) -> None:
+    before = {path: path.stat().st_mtime_ns for path in demo.output.rglob("*") if path.is_file() and path.name != ".lock"}
+    again = pipeline(demo.temp, "demo", "--output", str(demo.output))
+    assert again.returncode == 0
+    assert "Nothing to do" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_changing_one_key_reruns_just_the_stages_that_depend_on_it(demo: FinishedRun) -> None:
+    planned = pipeline(demo.temp, "demo", "--output", str(demo.output), "--tune.trials", "7", "--dry-run")
+    to_run = [line.split()[0] for line in planned.stdout.splitlines() if line.endswith("to run")]
+    assert to_run == ["policy", "ensemble", "report"]
+
+
+def test_mlflow_has_a_run_for_the_pipeline_each_stage_and_each_trial(demo: FinishedRun) -> None:
+    code = (
+        "import mlflow, json; mlflow.set_tracking_uri('sqlite:///{store}');"
+        "runs = mlflow.search_runs(search_all_experiments=True, output_format='list');"
+        "print(json.dumps([[run.info.run_name, run.data.tags.get('mlflow.parentRunId'), run.info.status, run.info.run_id] for run in runs]))"
+    ).format(store=demo.output.parent / "mlflow.db")
+    asked = subprocess.run([sys.executable, "-c", code], env=environment(demo.temp), capture_output=True, text=True, check=True)
+    runs = json.loads(asked.stdout)
+    [(parent_id, status)] = [(run_id, status) for name, parent, status, run_id in runs if parent is None]
+    assert status == "FINISHED"
+    stages = {name: run_id for name, parent, _, run_id in runs if parent == parent_id}
+    assert set(stages) == {"tables", "backbone", "prompts", "checkpoints", "scores", "policy", "ensemble", "report"}
+    trials = len(pd.read_parquet(demo.output / "policy" / "trials.parquet"))
+    assert sum(parent == stages["policy"] for _, parent, _, _ in runs) == trials
+
+
+def test_the_registered_ensemble_gives_the_scores_of_the_score_table(demo: FinishedRun) -> None:
+    code = f"""
+import json, sys
+sys.path.insert(0, {str(ROOT)!r})
+import mlflow
+from pipelines.recording import example_rows
+mlflow.set_tracking_uri("sqlite:///{demo.output.parent / "mlflow.db"}")
+model = mlflow.pyfunc.load_model("models:/tandem@champion")
+print(json.dumps(model.predict(example_rows({str(demo.output)!r}, rows=200)).to_dict("list")))
+"""
+    asked = subprocess.run([sys.executable, "-c", code], env=environment(demo.temp), capture_output=True, text=True, check=True)
+    given = pd.DataFrame(json.loads(asked.stdout.splitlines()[-1]))
+    key = ["user_id", "item_id", "timestamp_s"]
+    scores = pd.read_parquet(demo.output / "scores" / "test")
+    routes = pd.read_parquet(demo.output / "report" / "test_routes.parquet")
+    both = given.merge(scores, on=key, suffixes=("", "_table")).merge(routes, on=key, suffixes=("", "_routes"))
+    assert len(both) >= 200
+    assert (both["p_crm"] - both["p_crm_table"]).abs().max() < 1e-5
+    assert (both["p_routed"] - both["p_routed_routes"]).abs().max() < 1e-4
+    assert (both["arm"] == both["arm_routes"]).all()
+    assert set(both["arm"]) == {"crm", "llm"}
+
+
+def test_the_report_is_one_file_that_names_the_data_as_synthetic(demo: FinishedRun) -> None:
+    page = (demo.output / "report" / "index.html").read_text()
+    assert "synthetic" in page.lower()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_quarantine_of_clean_data_is_empty(demo: FinishedRun) -> None:
+    assert len(pd.read_parquet(demo.output / "tables" / "quarantine.parquet")) == 0
+
+
+def test_nothing_unfinished_stays_in_the_output(demo: FinishedRun) -> None:
+    left = [path.name for path in Path(demo.output).iterdir() if "partial" in path.name]
+    assert left == []
