@@ -64,6 +64,7 @@ class Tables:
     interactions: tuple[Source, ...]
     users: tuple[Source, ...] = ()
     items: tuple[Source, ...] = ()
+    best_auc: Callable[[pd.DataFrame], float] | None = None  # generated data: the AUC of the true probabilities on labelled samples
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from components import artifacts
 from components.errors import ArtifactError
-from components.features.tables import dataset, read_frame, read_samples
+from components.features.tables import dataset, read_frame, read_scores
 from components.report.evaluation import Config, Evaluation, RunFacts, Search, evaluate
 from components.report.figures import figures
 from components.report.page import render
@@ -30,7 +30,7 @@ def run(context: StageContext, config: Config, recipe: str, stages: Stages, sett
     `stages` are the earlier stages' {"seconds", "rate", "unit"} by name, `settings` is the run's whole configuration, which
     the report shows.
     """
-    valid, test = (read_samples(artifacts.join(context.artifact("scores"), split)).to_pandas() for split in ("valid", "test"))
+    valid, test = (read_scores(context.artifact("scores"), split) for split in ("valid", "test"))
     context.progress.say(f"judging the policy on {len(test):,} test rows")
     facts = _facts(context.artifact("tables"), recipe, stages)
     evaluation = evaluate(valid, test, _search(context.artifact("policy")), facts, config)

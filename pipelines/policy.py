@@ -8,7 +8,7 @@ import fsspec
 import pandas as pd
 
 from components import artifacts
-from components.features.tables import read_samples
+from components.features.tables import read_scores
 from pipelines.stage import StageContext
 from tune import search
 from tune.trials import Progress
@@ -18,7 +18,7 @@ SHARES = (0.1, 0.2, 0.3, 0.5, 1.0)  # LLM shares at which the report compares ro
 
 def run(context: StageContext, config: search.Config) -> None:
     """Write the artifact `policy/`: `policy.json`, what the search found, and validation's best policies at SHARES."""
-    valid = read_samples(artifacts.join(context.artifact("scores"), "valid")).to_pandas()
+    valid = read_scores(context.artifact("scores"), "valid")
     storage = artifacts.join(context.output, ".search", context.fingerprint)
 
     def show(trial: Progress) -> None:

@@ -94,6 +94,10 @@ def run(context: StageContext, tables: Tables, config: Config) -> None:
     users, items = _count_training(samples, users, items)
     store = fit_store(schema, users, items, _context_values(samples, schema), config.history_length, config.tag_width)
     save_store(store, context.folder)
+    if tables.best_auc is not None:
+        test = pa.concat_tables(tables_of(where(samples, "split", "==", "test"))).to_pandas()
+        context.facts["best_auc"] = tables.best_auc(test)
+        context.progress.say(f"synthetic data: the best AUC that its generator allows on test is {context.facts['best_auc']:.4f}")
 
 
 def _dimension(table: str, key: str, sources: tuple[Source, ...], schema: Schema, quarantine: Quarantine) -> pd.DataFrame | None:

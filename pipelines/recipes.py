@@ -4,23 +4,34 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from components.datasets.demo import Demo
-
 from components.datasets.amazon import Amazon
 from components.datasets.collm import CollmMl1m
+from components.datasets.demo import Demo
 from components.datasets.movielens import MovieLens1m, MovieLens100k
 from components.datasets.tabular import Tabular
 from components.joint import deepspeed_engine
 from components.joint.model import LossWeights
 from components.joint.plan import StageConfig
-from components.llm import backbone
-from pipelines import prepare, prompts
+from components.llm import backbone, tiny
+from pipelines import prepare, prompts, train
 from pipelines.config import RunConfig
+from tune import search
 
 
 def demo() -> RunConfig:
     """Generated data, a tiny LLM trained from scratch: the whole chain in minutes on any machine."""
-    return RunConfig("demo", Demo.Config())
+    return RunConfig(
+        "demo",
+        Demo.Config(),
+        tiny=tiny.Config(hidden_size=64, layers=2, heads=2, intermediate=192, vocabulary_size=2048),
+        prompts=prompts.Config(history_length=3, max_tokens=160, joint_samples=6_000, llm_samples=100_000, early_stopping_samples=1_000),
+        train=train.Config(
+            joint=StageConfig(LossWeights(llm=1.0, crm=1.0, alignment=0.1), epochs=1, micro_batch=8),
+            llm=StageConfig(LossWeights(llm=1.0), epochs=2, micro_batch=8),
+            deepspeed=deepspeed_engine.Config(precision="fp32"),
+        ),
+        tune=search.Config(max_llm_share=0.2),
+    )
 
 
 def ml_100k() -> RunConfig:

@@ -18,7 +18,7 @@ from components.joint.ensemble import load_crm, score_crm
 from components.llm import backbone
 from components.llm.scorer import score
 from pipelines.board import Line, Reader
-from pipelines.cluster import read_parts, write_parts
+from pipelines.cluster import map_tables, read_parts, write_parts
 from pipelines.stage import StageContext
 
 KEPT = ["split", "user_id", "item_id", "timestamp_s", "label", "p_crm", "p_llm", "earlier_count", "item_popularity", "user_popularity"]
@@ -57,38 +57,51 @@ def run(context: StageContext, config: Config) -> None:
         context.progress.update(done["rows"], total, "samples scored")
 
     with Reader(show) as reader:
-        for split in ("valid", "test"):
-            samples = read_parts(artifacts.join(context.artifact("prompts"), split))
-            by_crm = samples.map_batches(
+        # Both splits go through the same pools: starting an actor with its model takes longer than scoring a small split.
+        splits = [map_tables(read_parts(artifacts.join(context.artifact("prompts"), split)), Marker(split)) for split in ("valid", "test")]
+        by_crm = (
+            splits[0]
+            .union(splits[1])
+            .map_batches(
                 CrmScorer,
-                fn_constructor_args=(artifacts.join(models, "crm"), tables, split),
+                fn_constructor_args=(artifacts.join(models, "crm"), tables),
                 batch_format="pyarrow",
                 batch_size=config.rows_per_block,
                 compute=ActorPoolStrategy(size=config.crm_actors),
                 num_cpus=0.25,
             )
-            by_both = by_crm.map_batches(
-                LlmScorer,
-                fn_constructor_args=(artifacts.join(models, "llm"), config, reader.board),
-                batch_format="pyarrow",
-                batch_size=config.rows_per_block,
-                compute=ActorPoolStrategy(size=config.llm_actors),
-                num_cpus=config.cpus_per_actor,
-                num_gpus=config.gpus_per_actor,
-            )
-            write_parts(by_both, artifacts.join(context.folder, split))
+        )
+        by_both = by_crm.map_batches(
+            LlmScorer,
+            fn_constructor_args=(artifacts.join(models, "llm"), config, reader.board),
+            batch_format="pyarrow",
+            batch_size=config.rows_per_block,
+            compute=ActorPoolStrategy(size=config.llm_actors),
+            num_cpus=config.cpus_per_actor,
+            num_gpus=config.gpus_per_actor,
+        )
+        write_parts(by_both, context.folder)
     context.facts["work"] = (total, "samples")
+
+
+class Marker:
+    """Adds the name of the split to its samples."""
+
+    def __init__(self, split: str) -> None:
+        self._split = split
+
+    def __call__(self, samples: pa.Table) -> pa.Table:
+        return samples.append_column("split", pa.array([self._split] * samples.num_rows, pa.string()))
 
 
 class CrmScorer:
     """A worker that adds the CRM's click probability and what routers know of a sample before any model is asked."""
 
-    def __init__(self, crm: str, tables: str, split: str) -> None:
-        self._store, self._split = load_store(tables), split
+    def __init__(self, crm: str, tables: str) -> None:
+        self._store = load_store(tables)
         self._crm = load_crm(crm, self._store.inputs)
 
     def __call__(self, samples: pa.Table) -> pa.Table:
-        samples = samples.append_column("split", pa.array([self._split] * samples.num_rows))
         for name, values in score_crm(self._crm, self._store, samples).items():
             samples = samples.append_column(name, pa.array(values))
         return samples

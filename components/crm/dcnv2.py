@@ -49,14 +49,15 @@ class Dcnv2(Crm):
         return (self.inputs.width,) * len(self.cross)
 
     def forward(self, batch: CrmBatch) -> CrmOutput:
-        first_BX = x_BX = self.inputs(batch).flat_BX
+        embedded = self.inputs(batch)
+        first_BX = x_BX = embedded.flat_BX
         hidden: list[Tensor] = []
         for layer in self.cross:
             x_BX = layer(first_BX, x_BX)
             hidden.append(x_BX)
         deep_BW = self.deep(first_BX if self._parallel else x_BX)[-1]
         last = torch.cat([x_BX, deep_BW], dim=1) if self._parallel else deep_BW
-        return CrmOutput(self.head(last).squeeze(1), tuple(hidden))
+        return CrmOutput(embedded.prior_B + self.head(last).squeeze(1), tuple(hidden))
 
 
 class CrossLayer(nn.Module):

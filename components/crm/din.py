@@ -51,7 +51,7 @@ class Din(Crm):
         embedded = self.inputs(batch)
         interest_BD = self.attention(embedded)
         hidden = self.tower(torch.cat([embedded.flat_BX, interest_BD, interest_BD * embedded.target_BD], dim=1))
-        return CrmOutput(self.head(hidden[-1]).squeeze(1), hidden)
+        return CrmOutput(embedded.prior_B + self.head(hidden[-1]).squeeze(1), hidden)
 
 
 class Attention(nn.Module):

@@ -2,53 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from components.types import CrmInputs
+from components.types import CrmInputs, Slot
 
-USER_SLOT = "user_id"
+INITIAL_DEVIATION = 0.1  # of embeddings; small beside what training makes of them, so that rare values stay near zero (ours)
 
 
 class FieldEmbedding(nn.Module):
-    """Embed every slot of a sample, and the items of its history, from one table.
+    """Embed the slots of a sample, and items by their ids, from one table whose row 0 is padding: a zero vector."""
 
-    In training an id is read as its field's unknown value with a small probability, so that the vector of an unknown value is
-    trained. The user id has a probability of its own: under a split in time most later users are new.
-    """
-
-    def __init__(self, inputs: CrmInputs, size: int, unknown_rate: float, user_unknown_rate: float) -> None:
-        """`size` is D; the rates are probabilities in [0, 1]; at 1 the id is never read, not even outside training."""
+    def __init__(self, rows: int, slots: Sequence[Slot], size: int) -> None:
+        """`size` is D; only `slots` are read, in their order."""
         super().__init__()
-        self._slots, self._item_slot = inputs.slots, inputs.item_slot
-        self.table = nn.Embedding(inputs.embedding_rows, size, padding_idx=0)
-        nn.init.normal_(self.table.weight, std=size**-0.5)
-        with torch.no_grad():
-            self.table.weight[0] = 0.0
-        unknown = [slot.unknown_row for slot in inputs.slots for _ in range(slot.width)]
-        rates = [user_unknown_rate if slot.name == USER_SLOT else unknown_rate for slot in inputs.slots for _ in range(slot.width)]
-        self.unknown_S = nn.Buffer(torch.tensor(unknown), persistent=False)
-        self.rate_S = nn.Buffer(torch.tensor(rates), persistent=False)
+        self._slots = tuple(slots)
+        self.table = embedding_table(rows, size)
 
     def forward(self, slot_ids_BS: Tensor) -> Tensor:
-        """Return one vector a slot [B, F, D]; a slot of many values is the mean of those that are not padding."""
-        vectors_BSD = self.table(self._forget(slot_ids_BS, self.unknown_S, self.rate_S))
-        seen_BS1 = (slot_ids_BS != 0).to(vectors_BSD.dtype).unsqueeze(2)
-        fields: list[Tensor] = []
+        """Return one vector a slot, side by side [B, F * D]; a slot of many values is the mean of those that are not padding."""
+        fields: list[Tensor] = [self.table.weight.new_zeros(len(slot_ids_BS), 0)]
         for slot in self._slots:
-            columns = slice(slot.start, slot.start + slot.width)
-            fields.append(vectors_BSD[:, columns].sum(1) / seen_BS1[:, columns].sum(1).clamp_min(1.0))
-        return torch.stack(fields, dim=1)
+            ids_BW = slot_ids_BS[:, slot.start : slot.start + slot.width]
+            count_B1 = (ids_BW != 0).sum(1, keepdim=True).clamp_min(1)
+            fields.append(self.table(ids_BW).sum(1) / count_B1)
+        return torch.cat(fields, dim=1)
 
-    def history(self, history_ids_BL: Tensor) -> Tensor:
-        """Return the item vectors [B, L, D] of histories; zero where padded."""
-        column = self._slots[self._item_slot].start
-        return self.table(self._forget(history_ids_BL, self.unknown_S[column], self.rate_S[column]))
+    def items(self, ids: Tensor) -> Tensor:
+        """Return the vectors [..., D] of items."""
+        return self.table(ids)
 
-    def target(self, fields_BFD: Tensor) -> Tensor:
-        """Return the vector [B, D] of the item in question out of what `forward` returned."""
-        return fields_BFD[:, self._item_slot]
 
-    def _forget(self, ids: Tensor, unknown: Tensor, rate: Tensor) -> Tensor:
-        forgotten = torch.rand(ids.shape, device=ids.device) < rate if self.training else rate >= 1.0
-        return torch.where((ids != 0) & forgotten, unknown, ids)
+class Forget(nn.Module):
+    """In training, read an id as its field's unknown value with a small probability, so that the vector of an unknown value is trained.
+
+    The user id has a probability of its own: under a split in time most later users are new. A probability of 1 never reads the id,
+    outside training too.
+    """
+
+    def __init__(self, inputs: CrmInputs, unknown_rate: float, user_unknown_rate: float) -> None:
+        super().__init__()
+        columns = [slot for slot in inputs.slots for _ in range(slot.width)]
+        rates = [user_unknown_rate if slot.name == "user_id" else unknown_rate for slot in columns]
+        self.unknown_S = nn.Buffer(torch.tensor([slot.unknown_row for slot in columns]), persistent=False)
+        self.rate_S = nn.Buffer(torch.tensor(rates), persistent=False)
+        self._item_column = inputs.slots[inputs.item_slot].start
+
+    def forward(self, slot_ids_BS: Tensor, history_ids_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the ids of slots and histories with some forgotten; padding stays."""
+        item = slice(self._item_column, self._item_column + 1)
+        return self._forget(slot_ids_BS, slice(None)), self._forget(history_ids_BL, item)
+
+    def _forget(self, ids: Tensor, columns: slice) -> Tensor:
+        rate_S = self.rate_S[columns]
+        forgotten = torch.rand(ids.shape, device=ids.device) < rate_S if self.training else rate_S >= 1.0
+        return torch.where((ids != 0) & forgotten, self.unknown_S[columns], ids)
+
+
+def embedding_table(rows: int, size: int) -> nn.Embedding:
+    """Make a table [rows, size] of small random vectors; row 0 is zero and stays zero."""
+    table = nn.Embedding(rows, size, padding_idx=0)
+    nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
+    with torch.no_grad():
+        table.weight[0] = 0.0
+    return table

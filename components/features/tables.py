@@ -5,6 +5,7 @@ from __future__ import annotations
 import fsspec
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.fs
 import pyarrow.parquet as pq
@@ -49,6 +50,11 @@ def read_frame(uri: str) -> pd.DataFrame:
 def read_samples(uri: str, columns: list[str] | None = None) -> pa.Table:
     """Read a folder of Parquet files whole, in the order of their names."""
     return dataset(uri).to_table(columns=columns)
+
+
+def read_scores(uri: str, split: str) -> pd.DataFrame:
+    """Read one split of a score table."""
+    return dataset(uri).to_table(filter=pc.field("split") == split).to_pandas()
 
 
 def dataset(uri: str) -> pads.FileSystemDataset:

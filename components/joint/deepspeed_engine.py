@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from components.errors import ConfigError
-from components.joint.engine import ParameterGroup, adamw, mean_losses, persistent_buffers, set_rate
+from components.joint.engine import ParameterGroup, adamw, mean_losses, persistent_buffers, set_rate, share_buffers
 from components.joint.model import JointBatch, JointModel, JointOutput
 
 TAG = "engine"
@@ -32,6 +33,9 @@ class Config:
     """Largest norm of a step's gradient."""
 
     def __post_init__(self) -> None:
+        if self.precision == "bf16" and self.zero_stage == 0:
+            # There DeepSpeed starts AdamW's bias correction one step too late, and the first steps are too short.
+            raise ConfigError("precision 'bf16' needs zero_stage 1, 2 or 3, got 0")
         if self.offload == "optimizer" and self.zero_stage < 2:
             raise ConfigError(f"offload 'optimizer' needs zero_stage 2 or 3, got {self.zero_stage}")
         if self.offload == "all" and self.zero_stage != 3:
@@ -68,12 +72,9 @@ class DeepSpeedEngine:
     ) -> None:
         if device == "cpu" and config.offload != "none":
             raise ConfigError(f"offload '{config.offload}' needs GPU workers; on CPU everything is in the host's memory already")
-        os.environ["DS_ACCELERATOR"] = "cpu" if device == "cpu" else "cuda"
-        import deepspeed  # reads DS_ACCELERATOR when it is imported
+        _prepare(device)
+        import deepspeed
 
-        if device == "cpu":
-            # The shared-memory op is compiled at first use; gloo does the same without a compiler.
-            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         workers = torch.distributed.get_world_size()
         self.model, self._device = model, device
         self._engine, optimizer, _, _ = deepspeed.initialize(
@@ -91,8 +92,7 @@ class DeepSpeedEngine:
             outputs.append(self._engine(batch.to(self._device)))
             self._engine.backward(outputs[-1].loss)
             self._engine.step()
-        for buffer in self._buffers:  # as torch's data parallelism has it: the first worker's
-            torch.distributed.broadcast(buffer, 0)
+        share_buffers(self._buffers)
         return mean_losses(outputs)
 
     def evaluate(self, batch: JointBatch) -> JointOutput:
@@ -121,3 +121,27 @@ class DeepSpeedEngine:
 
     def close(self) -> None:
         self._engine.destroy()
+        _forget_models()
+
+
+def _prepare(device: str) -> None:
+    """Keep DeepSpeed from compiling anything that is not used here."""
+    os.environ["DS_ACCELERATOR"] = "cpu" if device == "cpu" else "cuda"  # read when DeepSpeed is imported
+    # It looks at one optimizer (Muon) that has itself compiled when imported: seconds of every worker's start.
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    if device == "cpu":
+        import deepspeed
+
+        # No compiled operations: their shared memory does what gloo does, and asking which could be built runs a compiler.
+        deepspeed.ops.__compatible_ops__ = {}
+
+
+def _forget_models() -> None:
+    """Empty a list and a cache in which DeepSpeed holds every model that it ever ran under ZeRO-3."""
+    from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+    parameter_offload.FWD_MODULE_STACK.clear()
+    with contextlib.suppress(AttributeError, IndexError, KeyError):  # nothing public leads there; another version may have mended it
+        cached: Any = vars(PartitionedParameterCoordinator)["_PartitionedParameterCoordinator__params_to_release"]
+        cached.__closure__[0].cell_contents.cache_clear()

@@ -83,14 +83,22 @@ def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in module.named_buffers() if name in state}
 
 
+def share_buffers(buffers: Sequence[Tensor]) -> None:
+    """Give every worker the first one's buffers, which each has updated from its own rows."""
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        for buffer in buffers:
+            torch.distributed.broadcast(buffer, 0)
+
+
 class TorchEngine:
     """Plain data parallelism: gradients averaged over workers, everything else on each."""
 
     def __init__(self, model: JointModel, groups: Sequence[ParameterGroup], device: str, gradient_clipping: float) -> None:
         self.model, self._device, self._clipping = model.to(device), device, gradient_clipping
         self._optimizer = adamw(groups)
+        self._buffers = list(persistent_buffers(self.model).values())
         alone = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
-        self._parallel = None if alone else nn.parallel.DistributedDataParallel(self.model)
+        self._parallel = None if alone else nn.parallel.DistributedDataParallel(self.model, broadcast_buffers=False)
 
     def step(self, micro_batches: Sequence[JointBatch], rate: float) -> dict[str, Tensor]:
         set_rate(self._optimizer, rate)
@@ -104,6 +112,7 @@ class TorchEngine:
         nn.utils.clip_grad_norm_(self.model.parameters(), self._clipping)
         self._optimizer.step()
         self._optimizer.zero_grad()
+        share_buffers(self._buffers)
         return mean_losses(outputs)
 
     def evaluate(self, batch: JointBatch) -> JointOutput:

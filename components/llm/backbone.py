@@ -14,7 +14,15 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from components import artifacts
 from components.errors import ConfigError
@@ -70,6 +78,7 @@ def load(config: Config) -> tuple[ClickLlm, PreTrainedTokenizerBase]:
 
     Only safetensors are read, and no code that comes with a model is run.
     """
+    transformers.utils.logging.disable_progress_bar()  # a bar a second, in every worker, would bury what a run says
     tokenizer = load_tokenizer(config)
     base = _base(config)
     architecture = _architecture(base)
@@ -97,10 +106,12 @@ def load_tokenizer(config: Config) -> PreTrainedTokenizerBase:
 def load_encoder(config: Config, max_tokens: int, tail_tokens: int = 0) -> PromptEncoder:
     """Make the prompt encoder of a model without loading its weights; raise ConfigError when prompts may outgrow the model."""
     architecture = _architecture(_base(config))
-    positions = getattr(architecture.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and max_tokens > positions:
+    tokenizer = load_tokenizer(config)
+    # A RoBERTa has fewer usable positions than its configuration says; its tokenizer knows.
+    positions = min(getattr(architecture.get_text_config(), "max_position_embeddings", max_tokens), tokenizer.model_max_length)
+    if max_tokens > positions:
         raise ConfigError(f"max_tokens: expected at most {positions}, which {config.path} can read, got {max_tokens}")
-    return PromptEncoder(load_tokenizer(config), max_tokens, is_masked(architecture), tail_tokens)
+    return PromptEncoder(tokenizer, max_tokens, is_masked(architecture), tail_tokens)
 
 
 def save(llm: ClickLlm, tokenizer: PreTrainedTokenizerBase, folder: str, state_dict: Mapping[str, Tensor] | None = None) -> None:
@@ -110,6 +121,7 @@ def save(llm: ClickLlm, tokenizer: PreTrainedTokenizerBase, folder: str, state_d
     """
     model = llm.language_model
     weights = None if state_dict is None else _below("language_model.", state_dict)
+    assert weights is None or weights, "state_dict has no weight of the language model"
     if isinstance(model, peft.PeftModel):
         # "auto" would ask the hub whether the vocabulary has grown.
         model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
@@ -125,7 +137,7 @@ def is_masked(architecture: PreTrainedConfig) -> bool:
     """Tell an encoder that fills blanks (BERT) from a decoder that continues text; a BERT may also be configured as a decoder."""
     names = architecture.architectures or [""]
     causal = getattr(architecture, "is_decoder", False) or names[0].endswith(("ForCausalLM", "LMHeadModel"))
-    return type(architecture) in AutoModelForMaskedLM._model_mapping and not causal
+    return type(architecture) in MODEL_FOR_MASKED_LM_MAPPING and not causal
 
 
 def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -135,7 +147,10 @@ def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _base(config: Config) -> Config:
     """Return the configuration of the model itself: of an adapter's folder, that of its base."""
     base_file = Path(config.path) / BASE_FILE
-    return dataclasses.replace(config, **artifacts.read_json(str(base_file))) if base_file.is_file() else config
+    if not base_file.is_file():
+        return config
+    base = artifacts.read_json(str(base_file))
+    return dataclasses.replace(config, path=base["path"], revision=base["revision"])
 
 
 def _source(config: Config) -> dict[str, Any]:
@@ -180,9 +195,19 @@ def _cut_head(model: transformers.PreTrainedModel, answer_ids: tuple[int, int]) 
 
 
 def _adapt(model: transformers.PreTrainedModel, config: Config) -> nn.Module:
-    if (Path(config.path) / BASE_FILE).is_file():
-        return peft.PeftModel.from_pretrained(model, config.path, is_trainable=True, local_files_only=True)
-    lora = peft.LoraConfig(
+    folder = Path(config.path)
+    if (folder / BASE_FILE).is_file() and not (folder / "adapter_model.safetensors").is_file():
+        raise ConfigError(f"{config.path}: expected adapter_model.safetensors, found none")
+    try:
+        if (folder / BASE_FILE).is_file():
+            return peft.PeftModel.from_pretrained(model, config.path, is_trainable=True, local_files_only=True)
+        return peft.get_peft_model(model, _lora(config))
+    except _BROKEN as error:
+        raise ConfigError(f"{config.path}: no adapter fits the model: {error}") from error
+
+
+def _lora(config: Config) -> peft.LoraConfig:
+    return peft.LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
@@ -190,7 +215,6 @@ def _adapt(model: transformers.PreTrainedModel, config: Config) -> nn.Module:
         base_model_name_or_path=config.path,
         revision=config.revision or None,
     )
-    return peft.get_peft_model(model, lora)
 
 
 def _unusable(config: Config, what: str, error: Exception) -> ConfigError:

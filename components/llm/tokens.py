@@ -32,11 +32,7 @@ class TokenLayout:
     after_answer: int  # tokens after the answer position: 0 for a causal model, those after the blank for a masked one
     answer_ids: tuple[int, int]  # no, yes
     pad_id: int
-
-    @property
-    def masked(self) -> bool:
-        """Whether the answer fills a blank (BERT) instead of continuing the text (GPT)."""
-        return self.after_answer > 0
+    masked: bool = False  # the answer fills a blank (BERT) instead of continuing the text (GPT)
 
 
 @dataclass(frozen=True)
@@ -110,8 +106,9 @@ class PlainText:
             self._tokenizer.normalizer = backend.normalizer
         if backend.pre_tokenizer is not None:
             self._tokenizer.pre_tokenizer = backend.pre_tokenizer
-        reserved = {*tokenizer.all_special_ids, *backend.get_added_tokens_decoder()} - {special_id(tokenizer, "unk")}
-        self._reserved = frozenset(reserved)
+        # Added tokens that are not special may be plain words of the model too, such as Gemma's line break.
+        special = {row for row, token in backend.get_added_tokens_decoder().items() if token.special}
+        self._reserved = frozenset({*tokenizer.all_special_ids, *special} - {special_id(tokenizer, "unk")})
 
     def encode(self, text: str, after: str = "\n") -> list[int]:
         """Encode `text` as it reads after another text, without the space that some tokenizers put before a first word."""
@@ -148,7 +145,7 @@ def token_layout(tokenizer: PreTrainedTokenizerBase, text: PlainText, masked: bo
         raise ConfigError(f"{tokenizer.name_or_path}: expected a mask token for a masked model, got none")
     if masked and mask is not None:
         shared, after_answer = [*shared, mask, *closing], len(closing)
-    return TokenLayout(opening, tuple(shared), after_answer, (no[0], yes[0]), pad)
+    return TokenLayout(opening, tuple(shared), after_answer, (no[0], yes[0]), pad, masked)
 
 
 def special_id(tokenizer: PreTrainedTokenizerBase, name: str) -> int | None:

@@ -63,6 +63,13 @@ def write(uri: str, text: str = "seven\n", fingerprint: str = "f1") -> None:
         facts["rows"] = 7
 
 
+def break_off(uri: str, file: str, fingerprint: str = "f1", error: type[BaseException] = RuntimeError) -> None:
+    """Fail while an artifact is being written; the error tells the folder."""
+    with artifacts.create(uri, fingerprint, OUTER) as (folder, _):
+        write_file(f"{folder}/{file}", "half")
+        raise error(folder)
+
+
 def write_file(uri: str, text: str) -> None:
     fs, path = fsspec.core.url_to_fs(uri)
     fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
@@ -91,9 +98,8 @@ def test_a_manifest_names_every_file_with_its_size_and_sha256(tmp_path: Path) ->
 
 
 def test_an_exception_while_writing_leaves_nothing_at_the_uri(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="broken"), artifacts.create(str(tmp_path / "tables"), "f1", {}) as (folder, _):
-        write_file(f"{folder}/data.txt", "half")
-        raise RuntimeError("broken")
+    with pytest.raises(RuntimeError):
+        break_off(str(tmp_path / "tables"), "data.txt")
     assert not (tmp_path / "tables").exists()
     assert artifacts.read_manifest(str(tmp_path / "tables")) is None
 
@@ -101,9 +107,8 @@ def test_an_exception_while_writing_leaves_nothing_at_the_uri(tmp_path: Path) ->
 def test_an_exception_while_writing_leaves_the_earlier_artifact_as_it_was(tmp_path: Path) -> None:
     write(str(tmp_path / "tables"))
     before = content(tmp_path / "tables")
-    with pytest.raises(KeyboardInterrupt), artifacts.create(str(tmp_path / "tables"), "f2", {}) as (folder, _):
-        write_file(f"{folder}/data.txt", "other")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        break_off(str(tmp_path / "tables"), "data.txt", "f2", KeyboardInterrupt)
     assert content(tmp_path / "tables") == before
     artifacts.verify(str(tmp_path / "tables"))
 
@@ -132,27 +137,25 @@ def test_a_new_artifact_replaces_the_earlier_one_whole(tmp_path: Path) -> None:
 
 def test_files_of_a_broken_attempt_never_end_up_in_the_artifact(tmp_path: Path) -> None:
     for fingerprint in ("f1", "f2"):
-        with pytest.raises(RuntimeError), artifacts.create(str(tmp_path / "tables"), fingerprint, {}) as (folder, _):
-            write_file(f"{folder}/train/part-000000-old.parquet", "stale")
-            raise RuntimeError
+        with pytest.raises(RuntimeError):
+            break_off(str(tmp_path / "tables"), "train/part-000000-old.parquet", fingerprint)
     write(str(tmp_path / "tables"))
     assert set(content(tmp_path / "tables")) == {"data.txt", "part/more.txt", "manifest.json"}
     assert [path.name for path in tmp_path.iterdir()] == ["tables"]
 
 
 def test_a_broken_attempt_can_be_looked_at_until_the_next_one(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), artifacts.create(str(tmp_path / "tables"), "f1", {}) as (folder, _):
-        write_file(f"{folder}/quarantine.parquet", "bad rows")
-        raise RuntimeError
-    assert (Path(folder) / "quarantine.parquet").read_text() == "bad rows"
+    with pytest.raises(RuntimeError) as error:
+        break_off(str(tmp_path / "tables"), "quarantine.parquet")
+    assert (Path(error.value.args[0]) / "quarantine.parquet").read_text() == "half"
 
 
 def test_a_worker_that_outlived_its_run_cannot_write_into_the_next_artifact(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), artifacts.create(str(tmp_path / "tables"), "f1", {}) as (old, _):
-        raise RuntimeError
+    with pytest.raises(RuntimeError) as error:
+        break_off(str(tmp_path / "tables"), "part-000000-old.parquet")
     with artifacts.create(str(tmp_path / "tables"), "f1", {}) as (new, _):
         with pytest.raises(FileNotFoundError):
-            (Path(old) / "part-000001-old.parquet").write_text("late")
+            (Path(error.value.args[0]) / "part-000001-old.parquet").write_text("late")
         write_file(f"{new}/data.txt", "x")
     assert set(content(tmp_path / "tables")) == {"data.txt", "manifest.json"}
 
@@ -212,9 +215,8 @@ def test_in_an_object_store_the_manifest_is_the_commit(memory: str) -> None:
 
 
 def test_in_an_object_store_a_broken_attempt_is_no_artifact_and_its_files_are_not_kept(memory: str) -> None:
-    with pytest.raises(RuntimeError), artifacts.create(memory, "f1", {}) as (folder, _):
-        write_file(f"{folder}/train/part-000000-old.parquet", "stale")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        break_off(memory, "train/part-000000-old.parquet")
     assert artifacts.read_manifest(memory) is None
     write(memory)
     assert set(artifacts.require(memory).files) == {"data.txt", "part/more.txt"}

@@ -6,7 +6,6 @@ import ast
 import dataclasses
 import inspect
 import textwrap
-import types
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -18,11 +17,9 @@ from pipelines.config import RunConfig
 
 def parts(annotation: Any) -> Iterator[Any]:
     """Yield the classes that an annotation names, however nested."""
-    if get_args(annotation) and (get_origin(annotation) in (Annotated, types.UnionType) or get_origin(annotation) is not None):
-        for argument in get_args(annotation):
-            yield from parts(argument)
-    else:
-        yield annotation
+    yield annotation
+    for argument in get_args(annotation):
+        yield from parts(argument)
 
 
 def reachable(config: type) -> Iterator[type]:
@@ -34,7 +31,11 @@ def reachable(config: type) -> Iterator[type]:
 
 
 def explained(config: type) -> set[str]:
-    """Return the fields that have a string under them."""
+    """Return the fields that have a string under them, here or in the class that they are inherited from."""
+    return {name for owner in config.__mro__ if dataclasses.is_dataclass(owner) for name in documented(owner)}
+
+
+def documented(config: type) -> set[str]:
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
     assert isinstance(tree, ast.ClassDef)
     pairs = zip(tree.body, tree.body[1:], strict=False)

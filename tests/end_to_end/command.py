@@ -9,11 +9,40 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # The smallest run that still goes through everything.
-SMALL = (
-    "--tiny.hidden-size 32 --tiny.layers 1 --tiny.heads 2 --tiny.intermediate 64 --prompts.history-length 3 --prompts.joint-samples 400 "
-    "--prompts.llm-samples 400 --prompts.early-stopping-samples 200 --train.warmup.epochs 2 --train.joint.epochs 1 --train.llm.epochs 1 "
-    "--tune.trials 5 --tune.draws 50 --evaluate.bootstrap-draws 50 --evaluate.random-draws 3"
-).split()
+SMALL = [
+    "--tiny.hidden-size",
+    "32",
+    "--tiny.layers",
+    "1",
+    "--tiny.heads",
+    "2",
+    "--tiny.intermediate",
+    "64",
+    "--prompts.history-length",
+    "3",
+    "--prompts.joint-samples",
+    "400",
+    "--prompts.llm-samples",
+    "400",
+    "--prompts.early-stopping-samples",
+    "200",
+    "--train.warmup.epochs",
+    "8",
+    "--train.warmup.micro-batch",
+    "64",
+    "--train.joint.epochs",
+    "1",
+    "--train.llm.epochs",
+    "1",
+    "--tune.trials",
+    "5",
+    "--tune.draws",
+    "50",
+    "--evaluate.bootstrap-draws",
+    "50",
+    "--evaluate.random-draws",
+    "3",
+]
 
 
 def environment(temp: Path) -> dict[str, str]:

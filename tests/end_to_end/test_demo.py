@@ -44,7 +44,7 @@ def test_metrics_json_has_the_promised_keys(demo: FinishedRun) -> None:
 
 
 def test_the_score_table_has_the_promised_columns(demo: FinishedRun) -> None:
-    scores = pd.read_parquet(demo.output / "scores")
+    scores = pd.concat(pd.read_parquet(file) for file in (demo.output / "scores").glob("*.parquet"))
     assert {"split", "user_id", "item_id", "timestamp_s", "label", "p_crm", "p_llm"} <= set(scores)
     assert set(scores["split"].astype(str)) == {"valid", "test"}
     assert scores["p_crm"].between(0, 1).all()
@@ -100,7 +100,7 @@ print(json.dumps(model.predict(example_rows({str(demo.output)!r}, rows=200)).to_
     asked = subprocess.run([sys.executable, "-c", code], env=environment(demo.temp), capture_output=True, text=True, check=True)
     given = pd.DataFrame(json.loads(asked.stdout.splitlines()[-1]))
     key = ["user_id", "item_id", "timestamp_s"]
-    scores = pd.read_parquet(demo.output / "scores" / "test")
+    scores = pd.read_parquet(demo.output / "scores", filters=[("split", "==", "test")])
     routes = pd.read_parquet(demo.output / "report" / "test_routes.parquet")
     both = given.merge(scores, on=key, suffixes=("", "_table")).merge(routes, on=key, suffixes=("", "_routes"))
     assert len(both) >= 200

@@ -12,11 +12,32 @@ import pytest
 from tests.end_to_end.command import SMALL, pipeline
 
 pytestmark = pytest.mark.end_to_end
-MAPPING = (
-    "--dataset.interactions orders.parquet --dataset.items goods --dataset.user customer --dataset.item sku --dataset.label bought "
-    "--dataset.time at --dataset.title name --dataset.item-noun product --dataset.item-numeric price --dataset.item-categorical brand "
-    "--dataset.context-categorical device --dataset.context-numeric discount"
-).split()
+MAPPING = [
+    "--dataset.interactions",
+    "orders.parquet",
+    "--dataset.items",
+    "goods",
+    "--dataset.user",
+    "customer",
+    "--dataset.item",
+    "sku",
+    "--dataset.label",
+    "bought",
+    "--dataset.time",
+    "at",
+    "--dataset.title",
+    "name",
+    "--dataset.item-noun",
+    "product",
+    "--dataset.item-numeric",
+    "price",
+    "--dataset.item-categorical",
+    "brand",
+    "--dataset.context-categorical",
+    "device",
+    "--dataset.context-numeric",
+    "discount",
+]
 BROKEN = 12
 
 

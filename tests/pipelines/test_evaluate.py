@@ -40,8 +40,8 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with artifacts.create(str(folder / "scores"), "s", {}) as (scores, _):
         for split in ("valid", "test"):
             half = len(parts[split]) // 2
-            write(parts[split][:half], f"{scores}/{split}/part-000000.parquet")
-            write(parts[split][half:], f"{scores}/{split}/part-000001.parquet")
+            write(parts[split][:half], f"{scores}/part-{split}-0.parquet")
+            write(parts[split][half:], f"{scores}/part-{split}-1.parquet")
     with artifacts.create(str(folder / "checkpoints"), "c", {}) as (checkpoints, _):
         Path(checkpoints, "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LOG))
     write_policy(folder / "policy", parts["valid"])

@@ -40,8 +40,9 @@ def other_process(program: str, output: Path) -> Iterator[tuple[subprocess.Popen
 
 def test_a_second_run_is_refused_and_told_who_owns_the_folder(tmp_path: Path) -> None:
     with other_process(HOLD, tmp_path / "out") as (owner, _):
-        with pytest.raises(OutputBusyError, match=f"out is in use by process {owner.pid}; wait for it or choose another"), owned(
-            str(tmp_path / "out")
+        with (
+            pytest.raises(OutputBusyError, match=f"out is in use by process {owner.pid}; wait for it or choose another"),
+            owned(str(tmp_path / "out")),
         ):
             pytest.fail("two runs own one folder")
         with owned(str(tmp_path / "other")):

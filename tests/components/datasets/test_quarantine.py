@@ -89,7 +89,7 @@ def test_each_table_is_judged_by_its_own_rows(path: Path) -> None:
 def test_none_accepted_means_none(path: Path) -> None:
     quarantine = Quarantine(str(path))
     quarantine.add(bad(("interactions", "u.data", 1, "null user_id")))
-    with pytest.raises(DataError, match="accepted are 0.0%"):
+    with pytest.raises(DataError, match=r"accepted are 0\.0%"):
         quarantine.close({"interactions": 1_000_000}, max_bad_fraction=0.0)
 
 

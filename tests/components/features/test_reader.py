@@ -94,8 +94,8 @@ def test_the_workers_of_a_batch_read_different_rows(uri: str) -> None:
 def test_a_resumed_reader_goes_on_at_the_very_batch(
     uri: str, epoch: int, first_batch: int, batch_rows: int, window_rows: int, rank: int
 ) -> None:
-    reader = SampleReader(uri, batch_rows, 7, Share(rank, 2), window_rows)
-    assert batches(SampleReader(uri, batch_rows, 7, Share(rank, 2), window_rows), epoch, first_batch) == batches(reader, epoch)[first_batch:]
+    unbroken, resumed = (SampleReader(uri, batch_rows, 7, Share(rank, 2), window_rows) for _ in range(2))
+    assert batches(resumed, epoch, first_batch) == batches(unbroken, epoch)[first_batch:]
 
 
 @pytest.mark.parametrize("window_rows", [1 << 18, 16])

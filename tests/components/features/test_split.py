@@ -24,10 +24,11 @@ def frame(keys: list[Key]) -> pd.DataFrame:
 
 def cut_by_bins(blocks: list[pd.DataFrame], rank: int) -> Cut:
     """Find a cut as the pipeline does: blocks count their rows in bins, and only the cut's bin is looked into."""
-    first_s, last_s = min(block["timestamp_s"].min() for block in blocks), max(block["timestamp_s"].max() for block in blocks)
-    bins = [time_bins(first_s, last_s, block["timestamp_s"].to_numpy()) for block in blocks]
-    found, rank_in_bin = bin_of_rank(sum(np.bincount(part, minlength=BINS) for part in bins), rank)
-    inside = pd.concat([block[part == found] for block, part in zip(blocks, bins, strict=True)])
+    times = [block["timestamp_s"].to_numpy() for block in blocks]
+    first_s, last_s = int(np.concatenate(times).min()), int(np.concatenate(times).max())
+    bins = [time_bins(first_s, last_s, time_s) for time_s in times]
+    found, rank_in_bin = bin_of_rank(np.sum([np.bincount(part, minlength=BINS) for part in bins], axis=0), rank)
+    inside = pd.concat([block.loc[part == found] for block, part in zip(blocks, bins, strict=True)])
     return cut_at(inside, rank_in_bin)
 
 

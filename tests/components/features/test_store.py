@@ -170,8 +170,8 @@ def test_a_field_that_training_never_showed_survives_saving(tmp_path: Path) -> N
 
 
 def test_ids_alone_are_enough() -> None:
-    users = USERS[["user_id", "train_count"]]
-    items = ITEMS[["item_id", "train_count", "train_rating_mean"]]
+    users = USERS.loc[:, ["user_id", "train_count"]]
+    items = ITEMS.loc[:, ["item_id", "train_count", "train_rating_mean"]]
     store = fit_store(Schema(0.0, 1.0, 0.5), users, items, {}, history_length=2, tag_width=1)
     samples = SAMPLES.select(["user_row", "item_row", "history_rows", "history_ratings"])
     assert batch(store, samples).slot_ids_BS.tolist() == [[2, 5], [1, 4], [3, 6]]

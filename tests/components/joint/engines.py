@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from components.crm import CrmConfig
 from components.crm import build as build_crm
 from components.crm.dcnv2 import Dcnv2
+from components.crm.din import Din
 from components.features.store import FeatureStore
 from components.features.tables import load_store, read_samples
 from components.joint import alignment
@@ -28,7 +31,14 @@ ROWS = 16  # of a global batch
 CLIPPING = 0.5  # below the first gradients' norm, so that clipping is compared too
 CRM_RATE, LLM_RATE, DECAY = 2e-3, 4e-3, 0.01
 RATES = (1.0, 0.5, 0.25, 1.0, 0.75, 0.5)  # of the peaks, one a step
-CRM = CrmConfig(embedding_size=4, dropout=0.0, unknown_rate=0.0, user_unknown_rate=0.0, dcnv2=Dcnv2.Config(hidden_sizes=(8,)))
+CRM = CrmConfig(
+    embedding_size=4,
+    dropout=0.0,
+    unknown_rate=0.0,
+    user_unknown_rate=0.0,
+    dcnv2=Dcnv2.Config(hidden_sizes=(8,)),
+    din=Din.Config(attention_sizes=(8,), hidden_sizes=(8,), activation="dice"),
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,7 @@ class Case:
     models: tuple[str, ...] = ("crm", "llm")
     tied: bool = True
     lora: bool = False
+    crm: str = "dcnv2"
     precision: str = "fp32"
     accumulation: int = 1
     steps: int = 4
@@ -70,7 +81,7 @@ def plainly(rank: int, workers: int, case: Case) -> Outcome:
         nn.utils.clip_grad_norm_(trained.values(), CLIPPING)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append({name: float(value) for name, value in {"loss": output.loss, **output.parts}.items()})
+        losses.append({name: float(value.detach()) for name, value in {"loss": output.loss, **output.parts}.items()})
     return Outcome(losses, arrays(trained), _elements(optimizer))
 
 
@@ -98,21 +109,37 @@ def stop_and_go_on(rank: int, workers: int, case: Case, folder: Path) -> tuple[l
     return losses, weights, sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+def two_stages(rank: int, workers: int, case: Case) -> tuple[Outcome, int]:
+    """Train the joint stage, then the LLM alone from where that left it; return what came of the second and what is left of the first."""
+    first = open_engine(case, workers)
+    steps(first, case, rank, workers, range(2))
+    alone = replace(case, models=("llm",))
+    kept, started = first.weights(first.model), [weakref.ref(parameter) for parameter in first.model.parameters()]
+    first.close()
+    del first
+    gc.collect()
+    model = joint_model(alone)
+    model.load_state_dict({name: value for name, value in kept.items() if name.startswith("llm.")}, strict=False)
+    second = open_engine(alone, workers, model)
+    losses = steps(second, alone, rank, workers, range(2))
+    return Outcome(losses, arrays(second.weights(second.model)), 0), sum(parameter() is not None for parameter in started)
+
+
 def joint_model(case: Case) -> JointModel:
     torch.manual_seed(3)
     store = load_store(str(case.folder / "tables"))
     finetune = "lora" if case.lora else "full"
     path = case.folder / ("backbone" if case.tied else "backbone-untied")
     config = backbone.Config(path=str(path), finetune=finetune, lora_rank=2, lora_dropout=0.0)
-    crm = build_crm(CRM, store.inputs) if "crm" in case.models else None
+    crm = build_crm(replace(CRM, model=case.crm), store.inputs) if "crm" in case.models else None
     llm = backbone.load(config)[0] if "llm" in case.models else None
     between = Alignment(alignment.Config(width=4), llm.hidden_size, llm.blocks, crm.hidden_widths) if crm and llm else None
-    weights = {name: 1.0 for name in case.models}
+    weights = dict.fromkeys(case.models, 1.0)
     return JointModel(crm, llm, between, LossWeights(**weights, alignment=0.1 if between else 0.0))
 
 
-def open_engine(case: Case, workers: int) -> Engine:
-    model = joint_model(case)
+def open_engine(case: Case, workers: int, model: JointModel | None = None) -> Engine:
+    model = model or joint_model(case)
     parts = [(model.crm, CRM_RATE), (model.llm, LLM_RATE), (model.alignment, CRM_RATE)]
     groups = [ParameterGroup([p for p in part.parameters() if p.requires_grad], rate, DECAY) for part, rate in parts if part]
     if case.zero is None:

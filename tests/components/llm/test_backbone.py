@@ -5,7 +5,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BertModel, T5Config, T5ForConditionalGeneration
 
@@ -268,9 +268,20 @@ def test_a_damaged_folder_is_named(folders, tmp_path: Path, damage: str) -> None
         open_(str(folder))
 
 
-def test_lost_weights_are_not_replaced_by_random_ones(folders, tmp_path: Path) -> None:
-    from safetensors.torch import save_file
+def test_a_pickled_adapter_is_refused_unopened(folders, tmp_path: Path) -> None:
+    llm, tokenizer = backbone.load(backbone.Config(path=folders["llama", True], finetune="lora"))
+    backbone.save(llm, tokenizer, str(tmp_path))
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
+    with pytest.raises(ConfigError, match="safetensors"):
+        open_(str(tmp_path))
 
+
+def test_adapters_of_modules_that_do_not_exist_are_refused(folders) -> None:
+    with pytest.raises(ConfigError, match="no_such_projection"):
+        open_(folders["llama", True], finetune="lora", lora_targets=("no_such_projection",))
+
+
+def test_lost_weights_are_not_replaced_by_random_ones(folders, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(folders["llama", True], folder)
     weights = load_file(folder / "model.safetensors")

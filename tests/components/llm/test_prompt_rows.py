@@ -80,7 +80,7 @@ def decoded(store: FeatureStore, tokenizer: PreTrainedTokenizerBase, max_tokens:
     rows = PromptRows(store, PromptEncoder(tokenizer, max_tokens), 100)
     lists = rows.encode(samples)["token_ids"].to_pylist()
     assert all(len(tokens) <= max_tokens for tokens in lists)
-    return [tokenizer.decode(tokens) for tokens in lists]
+    return [str(tokenizer.decode(tokens)) for tokens in lists]
 
 
 def long_history(rows: int) -> pa.Table:

@@ -133,6 +133,14 @@ def test_words_that_a_tokenizer_holds_as_special_never_come_from_text(text: str)
     assert not {tokenizer.pad_token_id, tokenizer.eos_token_id} & set(found)
 
 
+def test_an_added_token_that_is_a_plain_word_too_stays_a_word() -> None:
+    tokenizer = families.byte_level()
+    tokenizer.add_tokens(["\n"])  # as Gemma does
+    prompt = click.render(families.example())
+    encoded = PromptEncoder(tokenizer, 512).encode(prompt)
+    assert tokenizer.decode(encoded.token_ids) == prompt.text
+
+
 def test_a_batch_is_padded_on_the_right_and_knows_its_answer_positions() -> None:
     batch = collate([np.array([5, 6, 7], np.int32), np.array([8, 9], np.int32)], TokenLayout((), (), 0, (1, 2), pad_id=3))
     assert batch.token_ids_BT.tolist() == [[5, 6, 7], [8, 9, 3]]

@@ -1,0 +1,107 @@
+"""Ray as the pipeline uses it: repeatable data, and no waiting for what can never be placed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray
+
+from components.errors import ConfigError, ResourceError
+from components.features.tables import read_samples
+from pipelines import cluster
+from pipelines.cluster import Need
+from tests.pipelines.local_ray import local_ray
+
+
+@pytest.fixture(scope="module")
+def _ray() -> Iterator[None]:
+    with local_ray():
+        yield
+
+
+def nodes(*resources: dict[str, float], dead: int = 0) -> list[dict[str, Any]]:
+    return [{"Alive": number >= dead, "Resources": node} for number, node in enumerate(resources)]
+
+
+def lacking(monkeypatch: pytest.MonkeyPatch, found: list[dict[str, Any]], *needs: Need) -> list[str]:
+    monkeypatch.setattr(ray, "nodes", lambda: found)
+    return cluster.lacking(needs)
+
+
+def test_workers_that_fit_on_one_node_or_on_several_are_placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    need = Need("training workers", 4, {"CPU": 2.0, "GPU": 1.0})
+    assert lacking(monkeypatch, nodes({"CPU": 8.0, "GPU": 4.0}), need) == []
+    assert lacking(monkeypatch, nodes(*[{"CPU": 2.0, "GPU": 1.0}] * 4), need) == []
+
+
+def test_resources_spread_over_nodes_do_not_add_up_to_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = lacking(monkeypatch, nodes({"CPU": 1.0}, {"CPU": 1.0}), Need("scoring actors", 1, {"CPU": 2.0}))
+    assert found == ["scoring actors need 1 x {'CPU': 2.0}, 0 can be placed"]
+
+
+def test_the_scarcest_resource_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = lacking(monkeypatch, nodes({"CPU": 64.0, "GPU": 1.0}, {"CPU": 3.0, "GPU": 8.0}), Need("workers", 4, {"CPU": 2.0, "GPU": 0.5}))
+    assert found == ["workers need 4 x {'CPU': 2.0, 'GPU': 0.5}, 3 can be placed"]
+
+
+def test_a_dead_node_places_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lacking(monkeypatch, nodes({"CPU": 8.0}, {"CPU": 1.0}, dead=1), Need("workers", 2, {"CPU": 1.0})) != []
+
+
+def test_a_resource_of_which_nothing_is_asked_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lacking(monkeypatch, nodes({"CPU": 2.0}), Need("actors", 2, {"CPU": 1.0, "GPU": 0.0})) == []
+
+
+@pytest.mark.parametrize(("gpus", "share", "places"), [(1.0, 0.1, 10), (2.0, 0.3, 6), (7.0, 0.7, 10), (3.0, 0.05, 60)])
+def test_shares_of_a_gpu_are_counted_exactly(monkeypatch: pytest.MonkeyPatch, gpus: float, share: float, places: int) -> None:
+    found = nodes({"CPU": 64.0, "GPU": gpus})
+    assert lacking(monkeypatch, found, Need("actors", places, {"GPU": share})) == []
+    assert lacking(monkeypatch, found, Need("actors", places + 1, {"GPU": share})) != []
+
+
+@pytest.mark.parametrize("gib", [0.0, 0.09, 1025.0, float("nan")])
+def test_an_impossible_object_store_is_refused(gib: float) -> None:
+    with pytest.raises(ConfigError, match=r"object_store_gib: expected 0\.1 to 1024, got"):
+        cluster.Config(object_store_gib=gib)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("_ray")
+def test_a_run_that_can_never_be_placed_is_refused_with_what_the_cluster_has() -> None:
+    cluster.require([Need("training workers", 4, {"CPU": 1.0})])
+    with pytest.raises(ResourceError) as error:
+        cluster.require([Need("training workers", 2, {"CPU": 1.0, "GPU": 1.0}), Need("scoring actors", 5, {"CPU": 1.0})])
+    assert str(error.value) == (
+        "the cluster has 4 CPUs and 0 GPUs on 1 node(s), which is not enough: "
+        "training workers need 2 x {'CPU': 1.0, 'GPU': 1.0}, 0 can be placed; scoring actors need 5 x {'CPU': 1.0}, 4 can be placed"
+    )
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("_ray")
+def test_parts_are_read_back_in_the_order_in_which_they_were_written(tmp_path: Path) -> None:
+    def late(table: pa.Table) -> pa.Table:
+        time.sleep(0.5 if table["id"][0].as_py() < 300 else 0.0)  # the first blocks are ready last
+        return table
+
+    written = cluster.map_tables(ray.data.range(1_000, override_num_blocks=12), late)
+    cluster.write_parts(written, str(tmp_path / "parts"))
+    names = sorted(path.name for path in (tmp_path / "parts").iterdir())
+    assert len(names) >= 12
+    assert [name[:12] for name in names] == [f"part-{number:06}-" for number in range(len(names))]
+    assert read_samples(str(tmp_path / "parts"))["id"].to_pylist() == list(range(1_000))
+    assert [row["id"] for row in cluster.read_parts(str(tmp_path / "parts")).take_all()] == list(range(1_000))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("_ray")
+def test_rows_are_kept_by_the_value_of_a_column() -> None:
+    whole = ray.data.from_arrow(pa.table({"split": ["train", "test", "train", "valid"], "row": [1, 2, 3, 4]}))
+    assert [row["row"] for row in cluster.where(whole, "split", "==", "train").take_all()] == [1, 3]
+    assert [row["row"] for row in cluster.where(whole, "split", "!=", "train").take_all()] == [2, 4]
+    assert cluster.where(whole, "split", "==", "none").count() == 0

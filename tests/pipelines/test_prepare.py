@@ -1,0 +1,389 @@
+"""Prepare on a real, small Ray: clean tables, histories, splits and quarantine, checked against plain loops."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.datasets.movielens import MovieLens100k
+from components.errors import ConfigError, DataError
+from components.features.tables import load_store, read_samples
+from components.types import Field, FieldKind, Schema, Source, Tables
+from pipelines import prepare
+from pipelines.progress import Progress
+from pipelines.stage import StageContext
+from tests.pipelines.local_ray import local_ray
+
+ML_100K = Path(__file__).resolve().parents[3] / "shared" / "data" / "ml-100k"
+FUTURE_S = 4_102_444_800  # 2100
+LATE_ITEM = "i99"  # exists only at the end of time
+SCHEMA = Schema(
+    1.0,
+    5.0,
+    positive_above=3.0,
+    user_fields=(Field("city", FieldKind.CATEGORICAL),),
+    item_fields=(Field("genres", FieldKind.TAGS),),
+    context_fields=(Field("device", FieldKind.CATEGORICAL), Field("wait", FieldKind.NUMERIC)),
+)
+COLUMNS = ["user_id", "item_id", "rating", "timestamp_s", "device", "wait"]
+CONFIG = prepare.Config(history_length=4, min_history=2, max_bad_fraction=0.05)
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    with local_ray():
+        yield
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run left."""
+
+    folder: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def samples(self, split: str) -> pa.Table:
+        return read_samples(str(self.folder / split))
+
+    @property
+    def quarantine(self) -> list[dict[str, Any]]:
+        return pq.read_table(self.folder / "quarantine.parquet").to_pylist()
+
+
+def run(folder: Path, tables: Tables, config: prepare.Config = CONFIG) -> Prepared:
+    folder.mkdir()
+    prepared = Prepared(folder)
+    prepare.run(StageContext(str(folder.parent), str(folder), "f", Progress(1), lambda *_: None, prepared.facts), tables, config)
+    return prepared
+
+
+def clean_rows() -> pd.DataFrame:
+    """300 interactions of 12 users, many in the same second, no two of a user with one item in one second."""
+    random = np.random.default_rng(3)
+    drawn = pd.DataFrame(
+        {
+            "user_id": [f"u{user:02}" for user in random.integers(0, 12, 400)],
+            "item_id": [f"i{item:02}" for item in random.integers(0, 15, 400)],
+            "rating": random.integers(1, 6, 400).astype(np.float64),
+            "timestamp_s": 1_000_000_000.0 + random.integers(0, 60, 400),
+            "device": random.choice(["phone", "desk"], 400),
+            "wait": random.integers(0, 9, 400).astype(np.float64),
+        }
+    )
+    rows = drawn.drop_duplicates(["user_id", "item_id", "timestamp_s"]).head(300).reset_index(drop=True)
+    rows.loc[rows["timestamp_s"].rank(method="first") > len(rows) - 8, "item_id"] = LATE_ITEM
+    rows.loc[::7, "wait"] = np.nan
+    return rows.drop_duplicates(["user_id", "item_id", "timestamp_s"], ignore_index=True)
+
+
+def chunks(frame: pd.DataFrame, file: str, rows: int = 70) -> Iterator[pd.DataFrame]:
+    numbered = frame.assign(file=file, row=np.arange(1, len(frame) + 1))
+    for start in range(0, len(numbered), rows):
+        yield numbered.iloc[start : start + rows].reset_index(drop=True)
+
+
+def tables(*files: pd.DataFrame, users: pd.DataFrame | None = None) -> Tables:
+    if users is None:
+        users = pd.DataFrame({"user_id": [f"u{user:02}" for user in range(13)], "city": ["Köln", "Rome", None] * 4 + ["Oslo"]})
+    items = pd.DataFrame({"item_id": [*(f"i{item:02}" for item in range(15)), LATE_ITEM]})
+    items = items.assign(title="Film " + items["item_id"], genres=[["Drama"], ["War", "Drama"]] * 8)
+    return Tables(
+        SCHEMA,
+        tuple(Source("", partial(chunks, frame, f"rows-{number}.csv")) for number, frame in enumerate(files)),
+        users=(Source("", partial(chunks, users, "users.csv")),),
+        items=(Source("", partial(chunks, items, "items.csv")),),
+    )
+
+
+def expected_samples(rows: pd.DataFrame, length: int, min_history: int) -> list[dict[str, Any]]:
+    """Attach histories with plain loops; in the order of the global time split."""
+    found: list[dict[str, Any]] = []
+    for user, own in rows.groupby("user_id"):
+        own = own.sort_values(["timestamp_s", "item_id"], kind="stable")
+        earlier: list[tuple[str, float]] = []
+        for item, rating, time_s in zip(own["item_id"], own["rating"], own["timestamp_s"], strict=True):
+            if len(earlier) >= min_history:
+                kept = earlier[-length:]
+                history = {"history": [name for name, _ in kept], "ratings": [stars for _, stars in kept], "earlier": len(earlier)}
+                found.append({"user": user, "item": item, "time": time_s, "label": int(rating > 3), **history})
+            earlier.append((item, rating))
+    return sorted(found, key=lambda sample: (sample["time"], sample["user"], sample["item"]))
+
+
+def found_samples(prepared: Prepared, split: str) -> list[dict[str, Any]]:
+    items = load_store(str(prepared.folder)).items["item_id"].tolist()
+    found = [
+        {
+            "user": row["user_id"],
+            "item": row["item_id"],
+            "time": row["timestamp_s"],
+            "label": row["label"],
+            "history": [items[place] for place in row["history_rows"]],
+            "ratings": row["history_ratings"],
+            "earlier": row["earlier_count"],
+        }
+        for row in prepared.samples(split).to_pylist()
+    ]
+    return sorted(found, key=lambda sample: (sample["time"], sample["user"], sample["item"]))
+
+
+def content(prepared: Prepared) -> dict[str, Any]:
+    """Everything that a later stage reads, in the order in which it reads it."""
+    splits = {split: prepared.samples(split).to_pylist() for split in ("train", "valid", "test")}
+    frames = {
+        name: pq.read_table(prepared.folder / f"{name}.parquet").to_pylist() for name in ("users", "items", "vocabulary", "quarantine")
+    }
+    return {**splits, **frames, "features": (prepared.folder / "features.json").read_text()}
+
+
+@pytest.fixture(scope="module")
+def rows() -> pd.DataFrame:
+    return clean_rows()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, rows: pd.DataFrame) -> Prepared:
+    return run(tmp_path_factory.mktemp("prepare") / "tables", tables(rows.iloc[:200], rows.iloc[200:]))
+
+
+@pytest.fixture
+def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "BUCKET_ROWS", 60)
+
+
+def test_splits_labels_and_histories_equal_those_of_plain_loops(prepared: Prepared, rows: pd.DataFrame) -> None:
+    expected = expected_samples(rows, length=4, min_history=2)
+    train, valid = int(0.8 * len(expected)), int(0.1 * len(expected))
+    assert prepared.facts["rows"] == {"train": train, "valid": valid, "test": len(expected) - train - valid}
+    assert found_samples(prepared, "train") == expected[:train]
+    assert found_samples(prepared, "valid") == expected[train : train + valid]
+    assert found_samples(prepared, "test") == expected[train + valid :]
+
+
+def test_the_splits_follow_each_other_in_time(prepared: Prepared) -> None:
+    times = [np.array(prepared.samples(split)["timestamp_s"]) for split in ("train", "valid", "test")]
+    assert times[0].max() <= times[1].min()
+    assert times[1].max() <= times[2].min()
+
+
+def test_users_and_items_are_counted_on_training_samples_alone(prepared: Prepared) -> None:
+    train, store = prepared.samples("train").to_pandas(), load_store(str(prepared.folder))
+    users, items = (train[f"{table}_id"].value_counts() for table in ("user", "item"))
+    assert store.users.set_index("user_id")["train_count"].to_dict() == {user: users.get(user, 0) for user in store.users["user_id"]}
+    assert store.items.set_index("item_id")["train_count"].to_dict() == {item: items.get(item, 0) for item in store.items["item_id"]}
+    mean = train["rating"].mean()
+    smoothed = (train.groupby("item_id")["rating"].sum() + 5.0 * mean) / (items + 5.0)
+    expected = [smoothed.get(item, mean) for item in store.items["item_id"]]
+    np.testing.assert_allclose(store.items["train_rating_mean"], expected)
+
+
+def test_an_item_that_training_never_showed_is_unknown_in_the_batch(prepared: Prepared) -> None:
+    store, test = load_store(str(prepared.folder)), prepared.samples("test")
+    slot = store.inputs.slots[store.inputs.item_slot]
+    item_ids = store.batch(store.columns(test)).slot_ids_BS[:, slot.start].numpy()
+    new = np.array([item == LATE_ITEM for item in test["item_id"].to_pylist()])
+    assert 0 < new.sum() < len(new)
+    assert (item_ids[new] == slot.unknown_row).all()
+    assert (item_ids[~new] != slot.unknown_row).all()
+
+
+def test_context_is_scaled_on_the_training_samples_that_have_it(prepared: Prepared) -> None:
+    store, train = load_store(str(prepared.folder)), prepared.samples("train").to_pandas()
+    assert train["wait"].isna().any()
+    np.testing.assert_allclose(store.numeric["wait"], (train["wait"].mean(), train["wait"].std(ddof=0)), rtol=1e-9)
+    assert store.vocabularies["device"].values.tolist() == ["desk", "phone"]
+
+
+def test_users_without_a_sample_keep_their_row_and_are_unknown(prepared: Prepared) -> None:
+    users = load_store(str(prepared.folder)).users
+    assert users["user_id"].tolist() == [f"u{user:02}" for user in range(13)]
+    assert users["train_count"].tolist()[12] == 0
+    assert "Oslo" not in load_store(str(prepared.folder)).vocabularies["city"].values
+
+
+def test_a_clean_table_leaves_the_quarantine_empty(prepared: Prepared) -> None:
+    assert (prepared.quarantine, prepared.facts["quarantine"]) == ([], {})
+
+
+def bad_rows(rows: pd.DataFrame) -> list[tuple[dict[str, Any], str]]:
+    """One row for each fault, and the reason that it must be given."""
+    good = rows.iloc[0].to_dict()
+    return [
+        ({**good, "user_id": None}, "null user_id"),
+        ({**good, "rating": np.nan}, "rating missing or not a number"),
+        ({**good, "rating": np.inf}, "rating infinite"),
+        ({**good, "rating": 9.0}, "rating out of range: 9.0 (expected 1 to 5)"),
+        (good, "duplicate of row 1 of rows-0.csv"),
+        ({**good, "item_id": "i77"}, "item without metadata"),
+        ({**good, "timestamp_s": float(FUTURE_S)}, f"time impossible: {float(FUTURE_S)} s (in the future)"),
+        ({**good, "user_id": "", "rating": 0.5}, "null user_id; rating out of range: 0.5 (expected 1 to 5)"),
+    ]
+
+
+def test_every_bad_row_is_in_quarantine_and_the_good_ones_come_out_as_without_them(
+    prepared: Prepared, rows: pd.DataFrame, tmp_path: Path
+) -> None:
+    faults = bad_rows(rows)
+    second = pd.concat([pd.DataFrame([row for row, _ in faults[:4]]), rows.iloc[200:], pd.DataFrame([row for row, _ in faults[4:]])])
+    found = run(tmp_path / "tables", tables(rows.iloc[:200], second.loc[:, COLUMNS]))
+    numbers = [1, 2, 3, 4, *range(len(second) - 3, len(second) + 1)]
+    told = sorted((row["table"], row["file"], row["row"], row["reason"]) for row in found.quarantine)
+    assert told == [("interactions", "rows-1.csv", number, reason) for number, (_, reason) in zip(numbers, faults, strict=True)]
+    assert sum(found.facts["quarantine"].values()) == len(faults)
+    assert found.facts["quarantine"]["interactions: duplicate"] == 1
+    assert {**content(found), "quarantine": []} == content(prepared)
+
+
+def test_too_many_bad_rows_end_the_run_before_anything_else_is_written(rows: pd.DataFrame, tmp_path: Path) -> None:
+    spoilt = rows.assign(rating=rows["rating"].where(np.arange(len(rows)) % 10 > 0, np.nan))
+    with pytest.raises(DataError, match=r"rows of interactions are bad \(10\.\d%\), accepted are 5\.0%"):
+        run(tmp_path / "tables", tables(spoilt))
+    assert [path.name for path in (tmp_path / "tables").iterdir()] == ["quarantine.parquet"]
+    assert len(Prepared(tmp_path / "tables").quarantine) == -(-len(rows) // 10)
+
+
+def test_a_table_without_a_usable_row_ends_the_run_and_its_rows_can_be_looked_at(rows: pd.DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected at least one usable interaction, got none"):
+        run(tmp_path / "tables", tables(rows.head(20).assign(rating=np.nan)))
+    assert len(Prepared(tmp_path / "tables").quarantine) == 20
+
+
+def test_bad_users_are_a_share_of_the_users_rows(rows: pd.DataFrame, tmp_path: Path) -> None:
+    users = pd.DataFrame({"user_id": ["u00", "u01", None, "u02"], "city": ["Köln"] * 4})
+    with pytest.raises(DataError, match=r"1 of 4 rows of users are bad \(25\.0%\), accepted are 5\.0%"):
+        run(tmp_path / "tables", tables(rows, users=users))
+    assert [(row["table"], row["file"], row["row"], row["reason"]) for row in Prepared(tmp_path / "tables").quarantine] == [
+        ("users", "users.csv", 3, "null user_id")
+    ]
+
+
+def test_a_table_of_users_without_a_usable_row_ends_the_run_and_its_rows_can_be_looked_at(rows: pd.DataFrame, tmp_path: Path) -> None:
+    users = pd.DataFrame({"user_id": ["", None], "city": ["Köln"] * 2}, dtype="str")
+    with pytest.raises(DataError, match="expected at least one usable row of users, got none of 2"):
+        run(tmp_path / "tables", tables(rows, users=users))
+    assert len(Prepared(tmp_path / "tables").quarantine) == 2
+
+
+def test_too_few_samples_for_three_splits_end_the_run(rows: pd.DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected samples for train, valid and test, got 0 with enough earlier interactions"):
+        run(tmp_path / "tables", tables(rows.drop_duplicates("user_id")))
+
+
+@pytest.mark.usefixtures("small_buckets")
+def test_two_runs_give_the_same_rows_in_the_same_order(rows: pd.DataFrame, tmp_path: Path) -> None:
+    spoilt = pd.concat([rows, rows.iloc[[5, 90, 250]], pd.DataFrame([row for row, _ in bad_rows(rows)])], ignore_index=True)[COLUMNS]
+    first, again = (content(run(tmp_path / name, tables(spoilt.iloc[:200], spoilt.iloc[200:]))) for name in ("first", "again"))
+    assert again == first
+    assert len(first["quarantine"]) == 11
+
+
+@pytest.mark.usefixtures("small_buckets")
+def test_the_order_of_the_raw_rows_does_not_matter(prepared: Prepared, rows: pd.DataFrame, tmp_path: Path) -> None:
+    shuffled = rows.sample(frac=1.0, random_state=1)
+    found = content(run(tmp_path / "tables", tables(shuffled.iloc[:50], shuffled.iloc[50:51], shuffled.iloc[51:])))
+    expected = content(prepared)
+    for split in ("train", "valid", "test"):
+        assert sorted(found.pop(split), key=str) == sorted(expected.pop(split), key=str)
+    assert found == expected
+
+
+def test_users_and_items_without_tables_of_their_own_come_from_the_interactions(rows: pd.DataFrame, tmp_path: Path) -> None:
+    alone = Tables(Schema(1.0, 5.0, 3.0), tables(rows).interactions)
+    found = run(tmp_path / "tables", alone)
+    store = load_store(str(found.folder))
+    assert store.users["user_id"].tolist() == sorted(rows["user_id"].unique())
+    assert store.items["item_id"].tolist() == sorted(rows["item_id"].unique())
+    assert sum(found.facts["rows"].values()) == len(expected_samples(rows, 4, 2))
+
+
+def test_a_context_column_without_any_value_is_allowed(rows: pd.DataFrame, tmp_path: Path) -> None:
+    found = run(tmp_path / "tables", tables(rows.assign(wait=np.nan, device=pd.Series([None] * len(rows), dtype="str"))))
+    store = load_store(str(found.folder))
+    assert store.numeric["wait"] == (0.0, 1.0)
+    assert store.vocabularies["device"].size == 1
+
+
+def test_another_number_of_rows_than_the_protocol_has_is_refused(rows: pd.DataFrame, tmp_path: Path) -> None:
+    config = prepare.Config(history_length=4, min_history=2, expected_rows=(1, 2, 3))
+    with pytest.raises(DataError, match=r"the protocol must give \(1, 2, 3\) rows of train, valid and test, got \(2\d\d, 2\d, 2\d\)"):
+        run(tmp_path / "tables", tables(rows), config)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"history_length": 0},
+        {"min_history": -1},
+        {"tag_width": 0},
+        {"train_fraction": 0.9},
+        {"valid_fraction": 0.0},
+        {"max_bad_fraction": 1.0},
+    ],
+)
+def test_an_impossible_configuration_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="prepare"):
+        prepare.Config(**options)
+
+
+@pytest.mark.skipif(not ML_100K.is_dir(), reason=f"needs MovieLens-100K in {ML_100K}")
+def test_movielens_100k_has_the_rows_of_the_published_protocol(tmp_path: Path) -> None:
+    found = run(tmp_path / "tables", MovieLens100k(MovieLens100k.Config()).read(str(ML_100K)), prepare.Config())
+    assert found.facts["rows"] == {"train": 76_228, "valid": 9_528, "test": 9_529}
+    assert (found.quarantine, found.facts["work"]) == ([], (100_000, "interactions"))
+
+
+def many_rows(count: int, part: int) -> Iterator[pd.DataFrame]:
+    """Generate interactions in chunks, so that no process ever holds all of them."""
+    for start in range(0, count, 10_000):
+        row = np.arange(start, start + 10_000) + part * count
+        ids = {"user_id": "u" + pd.Series(row % 997).astype(str), "item_id": "i" + pd.Series(row % 499).astype(str)}
+        yield pd.DataFrame({**ids, "rating": 1.0 + row % 5, "timestamp_s": 1_000_000.0 + row, "file": "generated", "row": row})
+
+
+class PeakMemory:
+    """Samples the resident memory of this process, without what it shares with Ray's object store."""
+
+    def __init__(self) -> None:
+        self._stop, self.growth_mib = threading.Event(), 0.0
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        start = self._own()
+        while not self._stop.wait(0.02):
+            self.growth_mib = max(self.growth_mib, (self._own() - start) / 2**20)
+
+    def _own(self) -> int:
+        memory = psutil.Process().memory_info()
+        return memory.rss - memory.shared
+
+
+def test_the_drivers_memory_does_not_grow_with_the_interactions(tmp_path: Path) -> None:
+    grown_mib: list[float] = []
+    for rows in (20_000, 200_000):
+        sources = tuple(Source("", partial(many_rows, rows // 2, part)) for part in range(2))
+        with PeakMemory() as memory:
+            found = run(tmp_path / f"tables-{rows}", Tables(Schema(1.0, 5.0, 3.0), sources))
+        assert sum(found.facts["rows"].values()) == rows - 2 * 997
+        grown_mib.append(memory.growth_mib)
+    assert max(grown_mib) < 40.0, f"grown by {grown_mib} MiB; held as Python objects, 200,000 rows are 120 MiB"
