@@ -120,7 +120,7 @@ def lacking(needs: Sequence[Need]) -> list[str]:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     found: list[str] = []
     for need in needs:
-        places = sum(min(int(node.get(name, 0.0) / amount) for name, amount in need.each.items() if amount) for node in nodes)
+        places = sum(min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in need.each.items() if amount) for node in nodes)
         if places < need.count:
             found.append(f"{need.what} need {need.count} x {need.each}, {places} can be placed")
     return found

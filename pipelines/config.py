@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from components.datasets.demo import Demo
 from tyro.conf import Suppress, subcommand
 
 from components.crm import CrmConfig
 from components.datasets.amazon import Amazon
 from components.datasets.collm import CollmMl1m
+from components.datasets.demo import Demo
 from components.datasets.movielens import MovieLens1m, MovieLens100k
 from components.datasets.tabular import Tabular
+from components.errors import ConfigError
 from components.llm import backbone, tiny
 from components.tracking import Tracking
 from pipelines import cluster, evaluate, prepare, prompts, score, train
@@ -55,3 +56,7 @@ class RunConfig:
     evaluate: evaluate.Config = field(default_factory=evaluate.Config)
     tracking: Tracking.Config = field(default_factory=Tracking.Config)
     cluster: cluster.Config = field(default_factory=cluster.Config)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed: expected a number >= 0, got {self.seed}")

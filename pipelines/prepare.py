@@ -69,19 +69,19 @@ class Config:
 
 def run(context: StageContext, tables: Tables, config: Config) -> None:
     """Write the artifact `tables/`; raises DataError where the data can't be used."""
-    schema, now_s = tables.schema, time.time()
-    quarantine = Quarantine(artifacts.join(context.folder, "quarantine.parquet"))
-    users = _dimension("users", "user_id", tables.users, schema, quarantine)
-    items = _dimension("items", "item_id", tables.items, schema, quarantine)
-    checked = _check(tables, items, now_s).materialize()
-    context.progress.say(f"{checked.count():,} interactions read and checked")
-    users = _complete(users, "user_id", checked, [field.name for field in schema.user_fields])
-    items = _complete(items, "item_id", checked, ["title", *(field.name for field in schema.item_fields)])
-    built = _build(checked, users, items, schema, config).materialize()
-    for dataset in (checked, built):
-        for bad in tables_of(where(dataset, "reason", "!=", "").select_columns(QUARANTINE.names)):
-            quarantine.add(bad.to_pandas())
-    quarantine.close({"interactions": checked.count(), "users": len(users), "items": len(items)}, config.max_bad_fraction)
+    schema = tables.schema
+    with Quarantine(artifacts.join(context.folder, "quarantine.parquet")) as quarantine:
+        users = _dimension("users", "user_id", tables.users, schema, quarantine)
+        items = _dimension("items", "item_id", tables.items, schema, quarantine)
+        checked = _check(tables, items, time.time()).materialize()
+        quarantine.count("interactions", checked.count())
+        context.progress.say(f"{checked.count():,} interactions read and checked")
+        _keep_bad(checked, quarantine)
+        users = _complete(users, "user_id", checked, [field.name for field in schema.user_fields])
+        items = _complete(items, "item_id", checked, ["title", *(field.name for field in schema.item_fields)])
+        built = _build(checked, users, items, schema, config).materialize()
+        _keep_bad(built, quarantine)
+        quarantine.require(config.max_bad_fraction)
     context.facts["quarantine"] = quarantine.counts
     context.facts["work"] = (checked.count(), "interactions")
     context.progress.say(f"histories built; {sum(quarantine.counts.values()):,} bad rows in quarantine")
@@ -106,6 +106,7 @@ def _dimension(table: str, key: str, sources: tuple[Source, ...], schema: Schema
         return None
     check = checks.check_users if table == "users" else checks.check_items
     frame = pd.concat([chunk for source in sources for chunk in source.read()], ignore_index=True)
+    quarantine.count(table, len(frame))
     reasons = check(frame, schema)
     clean = reasons == ""
     reasons.loc[clean] = checks.duplicate_reasons(frame.loc[clean], [key])
@@ -115,6 +116,11 @@ def _dimension(table: str, key: str, sources: tuple[Source, ...], schema: Schema
     if good.empty:
         raise DataError(f"expected at least one usable row of {table}, got none of {len(frame)}: {quarantine.counts}")
     return good
+
+
+def _keep_bad(marked: Dataset, quarantine: Quarantine) -> None:
+    for bad in tables_of(where(marked, "reason", "!=", "").select_columns(QUARANTINE.names)):
+        quarantine.add(bad.to_pandas())
 
 
 def _check(tables: Tables, items: pd.DataFrame | None, now_s: float) -> Dataset:
@@ -238,7 +244,8 @@ def _context_values(samples: Dataset, schema: Schema) -> Mapping[str, pd.Series]
             values[field.name] = pd.Series([mean - deviation, mean + deviation])
         else:
             distinct = map_tables(column, _distinct)
-            values[field.name] = pa.concat_tables(tables_of(distinct)).to_pandas()[field.name]
+            found = [value for block in tables_of(distinct) for value in block[field.name].to_pylist()]
+            values[field.name] = pd.Series(found, dtype="str")
     return values
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Self
 
 import fsspec
 import pandas as pd
@@ -24,6 +25,7 @@ class Quarantine:
         self._file = fs.open(path, "wb")
         self._writer = pq.ParquetWriter(self._file, SCHEMA)
         self._rows: Counter[str] = Counter()
+        self._totals: Counter[str] = Counter()
         self._reasons: Counter[str] = Counter()
 
     def add(self, bad: pd.DataFrame) -> None:
@@ -33,18 +35,28 @@ class Quarantine:
             self._rows.update(bad["table"])
             self._reasons.update((bad["table"] + ": " + checks.kinds(bad.loc[:, "reason"])).tolist())
 
+    def count(self, table: str, rows: int) -> None:
+        """Count rows of a table, good and bad ones."""
+        self._totals[table] += rows
+
     @property
     def counts(self) -> dict[str, int]:
         """Bad rows by table and reason, most frequent first."""
         return dict(self._reasons.most_common())
 
-    def close(self, totals: dict[str, int], max_bad_fraction: float) -> None:
-        """Finish the file; raise DataError if more than the accepted share of a table's rows is bad."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._writer.close()
         self._file.close()
+
+    def require(self, max_bad_fraction: float) -> None:
+        """Raise DataError if more than the accepted share of a table's rows is bad."""
         for table, bad in self._rows.items():
-            if bad > max_bad_fraction * totals[table]:
+            total = self._totals[table]
+            if bad > max_bad_fraction * total:
                 raise DataError(
-                    f"{bad:,} of {totals[table]:,} rows of {table} are bad ({bad / totals[table]:.1%}), "
-                    f"accepted are {max_bad_fraction:.1%} (--prepare.max-bad-fraction): {self.counts}; every bad row is in {self.uri}"
+                    f"{bad:,} of {total:,} rows of {table} are bad ({bad / total:.1%}), accepted are {max_bad_fraction:.1%} "
+                    f"(--prepare.max-bad-fraction): {self.counts}; every bad row is in {self.uri}"
                 )

@@ -21,6 +21,7 @@ from components.types import Field, FieldKind, Schema, Source, Tables
 RESERVED = (
     *("user_id", "item_id", "title", "rating", "label", "timestamp_s", "file", "row", "split", "table", "reason", "content"),
     *("user_row", "item_row", "history_rows", "history_ratings", "history_items", "earlier_count", "train_count", "train_rating_mean"),
+    *("bucket", "order", "part", "token_ids", "prefix_length", "p_crm", "p_llm", "item_popularity", "user_popularity"),
 )
 
 

@@ -6,6 +6,7 @@ seed, the stage and the step, so a run that resumes from a checkpoint takes the 
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -80,6 +81,7 @@ class Training:
         while self.position.stage < len(self._stages):
             if not self._is_over(self._stages[self.position.stage]):
                 self._run_stage(self._stages[self.position.stage])
+                gc.collect()  # an engine holds itself in cycles, and with it the models of the stage
             self._engine_folder = None
             self.position = Position(stage=self.position.stage + 1, best=self.position.best)
 

@@ -75,7 +75,8 @@ def test_mlflow_has_a_run_for_the_pipeline_each_stage_and_each_trial(demo: Finis
     code = (
         "import mlflow, json; mlflow.set_tracking_uri('sqlite:///{store}');"
         "runs = mlflow.search_runs(search_all_experiments=True, output_format='list');"
-        "print(json.dumps([[run.info.run_name, run.data.tags.get('mlflow.parentRunId'), run.info.status, run.info.run_id] for run in runs]))"
+        "kept = [[run.info.run_name, run.data.tags.get('mlflow.parentRunId'), run.info.status, run.info.run_id] for run in runs];"
+        "print(json.dumps(kept))"
     ).format(store=demo.output.parent / "mlflow.db")
     asked = subprocess.run([sys.executable, "-c", code], env=environment(demo.temp), capture_output=True, text=True, check=True)
     runs = json.loads(asked.stdout)

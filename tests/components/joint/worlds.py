@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -41,6 +42,7 @@ def run(workers: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
 def _work(rank: int, workers: int, folder: str, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     import torch
 
+    gc.freeze()  # what the server imported is never garbage: DeepSpeed collects often
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(workers), LOCAL_WORLD_SIZE=str(workers))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
