@@ -57,7 +57,8 @@ class InputLayer(nn.Module):
         _require_known(config.ignored, inputs)
         slots = [slot for slot in inputs.slots if slot.name not in config.ignored]
         numbers = [place for place, name in enumerate(inputs.numeric_names) if name not in config.ignored]
-        self._history, self._item_column = config.history, inputs.slots[inputs.item_slot].start
+        self._history: HistoryChoice = config.history
+        self._item_column = inputs.slots[inputs.item_slot].start
         self.size = config.embedding_size
         self.width = len(slots) * self.size + len(numbers) + pooled_width(config.history, self.size)
         self.forget = Forget(inputs, config.unknown_rate, config.user_unknown_rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -35,7 +36,7 @@ class Tower(nn.Module):
     def __init__(self, width: int, hidden_sizes: Sequence[int], activation: Activation, dropout: float) -> None:
         super().__init__()
         sizes = [width, *hidden_sizes]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.activations = nn.ModuleList(make_activation(activation, size) for size in hidden_sizes)
         self.dropout = nn.Dropout(dropout)
         self.width = sizes[-1]

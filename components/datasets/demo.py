@@ -72,7 +72,7 @@ class Demo:
         """Share of the movies that appear while ratings are given, evenly over the time; the others are there from the start."""
         told_worth: float = 1.2
         """How much movies differ in worth by the words of their plots."""
-        untold_worth: float = 0.5
+        untold_worth: float = 0.8
         """How much they differ in worth beyond their words."""
         taste: float = 1.2
         """How much the taste for themes counts."""
@@ -124,7 +124,7 @@ class Demo:
 
     def _found(self, rows: pd.DataFrame) -> pd.DataFrame:
         found = rows[KEY].merge(_generate(self.config).interactions, on=KEY, how="left")
-        if missing := int(found["rating"].isna().sum()):
+        if missing := int(found["rating"].isna().to_numpy().sum()):
             raise DataError(f"expected rows of the demo data with {self.config}, got {missing} of {len(rows)} that are not among them")
         return found
 
@@ -180,12 +180,12 @@ def _titles(theme_M: NDArray[np.int64], random: np.random.Generator) -> list[str
 
 def _users(config: Demo.Config, random: np.random.Generator) -> tuple[pd.DataFrame, NDArray[np.float64], NDArray[np.float64]]:
     """Invent users: their table, how generous each one is, and each one's taste for each theme."""
-    names, count = np.array(list(THEMES)), config.users
+    names, count = list(THEMES), config.users
     age_U = random.integers(16, 76, count).astype(np.float64)
     occupation_U = random.integers(len(OCCUPATIONS), size=count)
     by_occupation = 0.5 * random.normal(size=(len(OCCUPATIONS), len(GENRES)))
-    appeal_K = random.permutation(np.linspace(-0.8, 0.8, len(names)))  # of a theme to everybody
-    openness_U1 = 0.7 * random.normal(size=(count, 1))  # of a user to every theme
+    appeal_K = random.permutation(np.linspace(-0.6, 0.6, len(names)))  # of a theme to everybody
+    openness_U1 = 0.3 * random.normal(size=(count, 1))  # of a user to every theme
     taste_UK = random.normal(size=(count, len(names))) + openness_U1 + appeal_K + np.repeat(by_occupation[occupation_U], 2, axis=1)
     generosity_U = 0.35 * random.normal(size=count) + 0.2 * (age_U - 45.5) / 17.3
     likes = [", ".join(names[k] for k in np.argsort(-taste_K) if taste_K[k] > 0.1) for taste_K in taste_UK]

@@ -133,7 +133,7 @@ def _prepare(device: str) -> None:
         import deepspeed
 
         # No compiled operations: their shared memory does what gloo does, and asking which could be built runs a compiler.
-        deepspeed.ops.__compatible_ops__ = {}
+        deepspeed.ops.__compatible_ops__ = {}  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _forget_models() -> None:

@@ -1,4 +1,4 @@
-"""The alignment loss by hand. Two samples, an LLM of 3 blocks of width 2, a CRM with layers of widths 1 and 2, a common space of width 2."""
+"""The alignment loss by hand: two samples, an LLM of 3 blocks of width 2, CRM layers of widths 1 and 2, a common space of width 2."""
 
 from __future__ import annotations
 

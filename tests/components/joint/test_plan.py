@@ -37,7 +37,8 @@ def test_a_position_survives_its_json() -> None:
 
 
 def test_a_stage_trains_what_its_loss_weighs_and_the_llm_leads() -> None:
-    stages = [Stage("", config(weights=weights), "") for weights in (LossWeights(crm=1.0), LossWeights(1.0, 1.0, 0.1), LossWeights(llm=1.0))]
+    all_weights = (LossWeights(crm=1.0), LossWeights(1.0, 1.0, 0.1), LossWeights(llm=1.0))
+    stages = [Stage("", config(weights=weights), "") for weights in all_weights]
     assert [stage.models for stage in stages] == [("crm",), ("crm", "llm"), ("llm",)]
     assert [stage.leader for stage in stages] == ["crm", "llm", "llm"]
 
