@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 
 from components.errors import ArtifactError
 
-MANIFEST = "manifest.json"
+MANIFEST = "_manifest.json"  # readers of Parquet folders skip names that begin with "_"
 T = TypeVar("T")
 
 

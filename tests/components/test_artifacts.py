@@ -131,7 +131,7 @@ def test_a_new_artifact_replaces_the_earlier_one_whole(tmp_path: Path) -> None:
     write(str(tmp_path / "tables"))
     with artifacts.create(str(tmp_path / "tables"), "f2", {}) as (folder, _):
         write_file(f"{folder}/other.txt", "x")
-    assert set(content(tmp_path / "tables")) == {"other.txt", "manifest.json"}
+    assert set(content(tmp_path / "tables")) == {"other.txt", "_manifest.json"}
     assert [path.name for path in tmp_path.iterdir()] == ["tables"]
 
 
@@ -140,7 +140,7 @@ def test_files_of_a_broken_attempt_never_end_up_in_the_artifact(tmp_path: Path) 
         with pytest.raises(RuntimeError):
             break_off(str(tmp_path / "tables"), "train/part-000000-old.parquet", fingerprint)
     write(str(tmp_path / "tables"))
-    assert set(content(tmp_path / "tables")) == {"data.txt", "part/more.txt", "manifest.json"}
+    assert set(content(tmp_path / "tables")) == {"data.txt", "part/more.txt", "_manifest.json"}
     assert [path.name for path in tmp_path.iterdir()] == ["tables"]
 
 
@@ -157,7 +157,7 @@ def test_a_worker_that_outlived_its_run_cannot_write_into_the_next_artifact(tmp_
         with pytest.raises(FileNotFoundError):
             (Path(error.value.args[0]) / "part-000001-old.parquet").write_text("late")
         write_file(f"{new}/data.txt", "x")
-    assert set(content(tmp_path / "tables")) == {"data.txt", "manifest.json"}
+    assert set(content(tmp_path / "tables")) == {"data.txt", "_manifest.json"}
 
 
 @pytest.mark.parametrize("length", [0, 3])
@@ -176,7 +176,7 @@ def test_a_missing_file_makes_it_no_artifact(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"fingerprint": 1}', '"text"'])
 def test_a_damaged_manifest_is_no_manifest(tmp_path: Path, text: str) -> None:
     write(str(tmp_path / "tables"))
-    (tmp_path / "tables" / "manifest.json").write_text(text)
+    (tmp_path / "tables" / "_manifest.json").write_text(text)
     assert artifacts.read_manifest(str(tmp_path / "tables")) is None
 
 
@@ -196,8 +196,8 @@ def test_verify_finds_a_flipped_byte_and_names_the_file(tmp_path: Path) -> None:
 
 def test_a_data_file_that_is_called_like_the_manifest_is_covered_too(tmp_path: Path) -> None:
     with artifacts.create(str(tmp_path / "ensemble"), "f1", {}) as (folder, _):
-        write_file(f"{folder}/llm/manifest.json", "{}")
-    assert list(artifacts.require(str(tmp_path / "ensemble")).files) == ["llm/manifest.json"]
+        write_file(f"{folder}/llm/_manifest.json", "{}")
+    assert list(artifacts.require(str(tmp_path / "ensemble")).files) == ["llm/_manifest.json"]
 
 
 def test_in_an_object_store_the_manifest_is_the_commit(memory: str) -> None:
@@ -207,7 +207,7 @@ def test_in_an_object_store_the_manifest_is_the_commit(memory: str) -> None:
         facts["rows"] = 7
         assert artifacts.read_manifest(memory) is None
     assert artifacts.require(memory).files["data.txt"]["bytes"] == 6
-    assert fs.find("/bucket/run") == ["/bucket/run/tables/data.txt", "/bucket/run/tables/manifest.json"]
+    assert fs.find("/bucket/run") == ["/bucket/run/tables/_manifest.json", "/bucket/run/tables/data.txt"]
     artifacts.verify(memory)
     fs.pipe_file("/bucket/run/tables/data.txt", b"sevem\n")
     with pytest.raises(ArtifactError, match=r"data\.txt is damaged"):

@@ -71,7 +71,7 @@ def test_ctrl_c_ends_with_130_and_leaves_a_run_that_goes_on(short_folder: Path) 
     command = [sys.executable, str(ROOT / "pipelines" / "full.py"), "demo", "--output", str(output)]
     process = subprocess.Popen(command, cwd=short_folder, env=environment(short_folder), stderr=subprocess.PIPE, text=True)
     deadline_s = time.monotonic() + 120
-    while not (output / "tables" / "manifest.json").exists() and time.monotonic() < deadline_s:
+    while not (output / "tables" / "_manifest.json").exists() and time.monotonic() < deadline_s:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
