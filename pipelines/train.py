@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ import fsspec
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, ControllerError, FailureConfig, Result, ScalingConfig, TrainingFailedError, UserCallback
+from ray.train import Checkpoint, CheckpointConfig, ControllerError, FailureConfig, Result, ScalingConfig, TrainingFailedError
 from ray.train import RunConfig as RayRunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -30,7 +31,7 @@ from components.errors import ConfigError, ResourceError, TandemError
 from components.features.reader import Share
 from components.joint import alignment, deepspeed_engine
 from components.joint.checkpoint import newest_whole, seal
-from components.joint.ensemble import save_crm
+from components.joint.crm_files import save_crm
 from components.joint.model import LossWeights
 from components.joint.plan import Position, Stage, StageConfig
 from components.joint.training import Line, Surroundings
@@ -38,18 +39,18 @@ from components.joint.workbench import Parts, Workbench
 from components.llm import backbone
 from components.llm.answer import ClickLlm
 from pipelines.board import Reader
+from pipelines.mistakes import MISTAKES, EndOnMistake
 from pipelines.stage import StageContext
 
-# How long Ray Train waits before it takes something for lost. Its own defaults are made for quiet machines, or are endless.
+# How long Ray Train waits. Its own defaults are made for quiet machines and long epochs, or are endless.
 PATIENCE_S = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": 0.25,  # between looks at the workers: a checkpoint that waits for one holds them up
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": 300,  # for a place for all workers
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": 300,  # for a sign of life of a worker
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": 1800,  # for the slowest worker at a checkpoint
 }
 TORCH_TIMEOUT_S = 1800  # for the slowest worker in a step
 STARTS = 2  # times that a place for all workers is waited for
-# What another attempt would meet again. Lost connections, full disks and the like are none of these.
-MISTAKES = (TandemError, AssertionError, ArithmeticError, AttributeError, ImportError, LookupError, NameError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,8 @@ def run(context: StageContext, job: Job) -> None:
     with Reader(Monitor(context).show) as reader:
         trainer = TorchTrainer(
             work,
-            train_loop_config={"job": job, "board": reader.board, "start": start},
+            # As bytes: Ray Train's controller would unpickle the job too, and import torch, transformers and peft before it starts workers.
+            train_loop_config={"job": pickle.dumps(job), "board": reader.board, "start": start},
             torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo", timeout_s=TORCH_TIMEOUT_S),
             scaling_config=scaling(job.train, job.gpu),
             run_config=RayRunConfig(
@@ -158,19 +160,10 @@ def scaling(config: Config, gpu: bool) -> ScalingConfig:
     return ScalingConfig(num_workers=config.workers, use_gpu=gpu, resources_per_worker={"CPU": config.cpus_per_worker, **gpus})
 
 
-class EndOnMistake(UserCallback):
-    """Ends a run at once when a worker's error would only come again; what is raised here is not retried."""
-
-    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, BaseException]) -> None:  # noqa: ARG002 - Ray's names
-        for error in worker_exceptions.values():
-            if isinstance(error, MISTAKES):
-                raise error
-
-
 def work(settings: dict[str, Any]) -> None:
     """Train on one worker (runs inside Ray Train)."""
     try:
-        _work(settings["job"], settings["board"], settings["start"])
+        _work(pickle.loads(settings["job"]), settings["board"], settings["start"])
     except Exception as error:
         error.add_note(traceback.format_exc())  # Ray hands an error over without its traceback
         raise

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import combinations
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -70,11 +71,11 @@ class Demo:
         """Ratings."""
         new_items: float = 0.55
         """Share of the movies that appear while ratings are given, evenly over the time; the others are there from the start."""
-        told_worth: float = 1.2
+        told_worth: float = 1.6
         """How much movies differ in worth by the words of their plots."""
-        untold_worth: float = 0.8
+        untold_worth: float = 0.7
         """How much they differ in worth beyond their words."""
-        taste: float = 1.2
+        taste: float = 1.0
         """How much the taste for themes counts."""
 
         def __post_init__(self) -> None:
@@ -206,7 +207,7 @@ def _interactions(
     config: Demo.Config, logit_UM: NDArray[np.float64], fit_UM: NDArray[np.float64], random: np.random.Generator
 ) -> pd.DataFrame:
     """Let each user meet movies that are out and draw their ratings; users and movies are named by their places."""
-    popularity_M = random.normal(size=config.items)
+    popularity_M = _popularity(config, random)
     released_M = _released(config, random)
     parts: list[pd.DataFrame] = []
     for user, ratings in enumerate(_activity(config, random)):
@@ -223,6 +224,12 @@ def _interactions(
     seconds = START_S + (rows["time"].to_numpy() * SPAN_S).astype(np.int64)
     known = {"rating": rating.astype(np.float64), "timestamp_s": seconds, "click_probability": 1 / (1 + np.exp(-logit))}
     return rows[["user", "item"]].assign(**known)
+
+
+def _popularity(config: Demo.Config, random: np.random.Generator) -> NDArray[np.float64]:
+    """Return log-popularities, standard normal. Golden-ratio steps spread them evenly over time: every stretch has its hits."""
+    even_M = (random.random() + np.arange(config.items) * 0.5 * (np.sqrt(5) - 1)) % 1.0
+    return np.array([NormalDist().inv_cdf(min(max(share, 1e-4), 1 - 1e-4)) for share in even_M])
 
 
 def _released(config: Demo.Config, random: np.random.Generator) -> NDArray[np.float64]:

@@ -98,7 +98,7 @@ class TorchEngine:
         self._optimizer = adamw(groups)
         self._buffers = list(persistent_buffers(self.model).values())
         alone = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
-        self._parallel = None if alone else nn.parallel.DistributedDataParallel(self.model, broadcast_buffers=False)
+        self._parallel = None if alone else nn.parallel.DistributedDataParallel(self.model, forward_sync_buffers=False)
 
     def step(self, micro_batches: Sequence[JointBatch], rate: float) -> dict[str, Tensor]:
         set_rate(self._optimizer, rate)

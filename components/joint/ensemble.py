@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load, save_file
 from torch import nn
 
 from components import artifacts
-from components.crm import Crm, CrmConfig
-from components.crm import build as build_crm
+from components.crm import Crm
 from components.errors import DataError
 from components.features.store import FeatureStore
 from components.features.tables import load_store
+from components.joint.crm_files import load_crm
 from components.joint.data import token_arrays
 from components.llm import backbone
 from components.llm.prompt_rows import PromptRows
 from components.llm.scorer import score
 from components.routing.policy import Policy
-from components.types import CrmInputs, FieldKind
+from components.types import FieldKind
 
 KEYS = ["user_id", "item_id", "timestamp_s", "history_items", "history_ratings", "earlier_count"]
 MAX_BATCH_TOKENS = 16_384
@@ -106,21 +103,6 @@ def score_crm(crm: nn.Module, store: FeatureStore, samples: pa.Table) -> dict[st
         "item_popularity": store.items["train_count"].to_numpy(np.int64)[columns["item_row"]],
         "user_popularity": store.users["train_count"].to_numpy(np.int64)[columns["user_row"]],
     }
-
-
-def save_crm(crm: nn.Module, config: CrmConfig, folder: Path) -> None:
-    """Write a CRM's weights and the config that rebuilds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in crm.state_dict().items()}, folder / "model.safetensors")
-    artifacts.write_json(str(folder / "config.json"), config)
-
-
-def load_crm(uri: str, inputs: CrmInputs) -> Crm:
-    """Read back what `save_crm` wrote, ready to answer."""
-    crm = build_crm(artifacts.from_plain(CrmConfig, artifacts.read_json(artifacts.join(uri, "config.json"))), inputs)
-    with fsspec.open(artifacts.join(uri, "model.safetensors"), "rb") as file:
-        crm.load_state_dict(load(file.read()))  # pyright: ignore[reportAttributeAccessIssue]
-    return crm.eval()
 
 
 def _rows(index: pd.Index, ids: NDArray, noun: str) -> NDArray[np.int32]:

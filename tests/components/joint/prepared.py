@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from components.features.samples import to_samples
 from components.features.store import FeatureStore, fit_store
-from components.features.tables import load_store, save_store
+from components.features.tables import save_store
 from components.llm import backbone, tiny
 from components.llm.prompt_rows import ClickRows, PromptRows
 from components.prompts import click
@@ -49,10 +49,6 @@ def make(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
         for part, start in enumerate(range(0, table.num_rows, 80)):
             pq.write_table(table.slice(start, 80), folder / name / f"part-{part:06}.parquet")
-
-
-def store_of(folder: Path) -> FeatureStore:
-    return load_store(str(folder / "tables"))
 
 
 def _interactions() -> pd.DataFrame:

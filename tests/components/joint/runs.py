@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from components.crm import CrmConfig
 from components.crm.dcnv2 import Dcnv2
 from components.features.reader import Share
 from components.joint import alignment, deepspeed_engine
+from components.joint import training as training_loop
 from components.joint.model import LossWeights
 from components.joint.plan import Stage, StageConfig
 from components.joint.training import Line, Surroundings, Training
@@ -60,6 +63,13 @@ def unbroken(rank: int, workers: int, data: Path, made_of: Parts, keep: Path | N
     return _run(rank, workers, data, made_of, keep, None)
 
 
+def by_clocks_that_differ(rank: int, workers: int, data: Path, made_of: Parts, keep: Path) -> Ended:
+    """The same, but on all workers but the first it is never time for a checkpoint: their clocks go backwards."""
+    if rank > 0:
+        training_loop.time = SimpleNamespace(monotonic=itertools.count(0.0, -1.0).__next__)  # pyright: ignore[reportAttributeAccessIssue]
+    return _run(rank, workers, data, made_of, keep, None)
+
+
 def resumed(rank: int, workers: int, data: Path, made_of: Parts, checkpoints: list[Path]) -> list[Ended]:
     """Run what is left after each of these checkpoints, one run after the other."""
     return [_run(rank, workers, data, made_of, None, folder) for folder in checkpoints]
@@ -76,8 +86,7 @@ def _run(rank: int, workers: int, data: Path, made_of: Parts, keep: Path | None,
             write(folder)
             positions.append((folder / "position.json").read_text() if rank == 0 else "")
 
-    every_s = 0.0 if keep and rank == 0 else 1e9  # the first worker's clock decides
-    around = Surroundings(Share(rank, workers), reported.append, checkpoint, every_s, log_every_steps=1)
+    around = Surroundings(Share(rank, workers), reported.append, checkpoint, 0.0 if keep else 1e9, log_every_steps=1)
     training: Training = Workbench(made_of, "cpu").training(stages(data, workers), around)
     if start is not None:
         training.resume(start)

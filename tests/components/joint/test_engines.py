@@ -77,9 +77,8 @@ def test_adapters_are_trained_and_nothing_frozen_leaves_the_engine(data: Path, z
     assert_weights(outcome.weights, plain(case).weights, 2e-5)
 
 
-@pytest.mark.parametrize("zero", [2, 3])
-def test_bf16_stays_close_to_fp32(data: Path, zero: int) -> None:
-    outcome = trained(Case(data, zero, precision="bf16"), 2)[0]
+def test_bf16_stays_close_to_fp32(data: Path) -> None:
+    outcome = trained(Case(data, 2, precision="bf16"), 2)[0]
     for found, expected in zip(outcome.losses, plain(Case(data)).losses, strict=True):
         assert found == pytest.approx(expected, rel=0.03)
     # A weight may move by its rate in each of four steps: those that bf16 turns around at all are few.

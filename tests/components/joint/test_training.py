@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 from components.errors import DataError
 from components.features.reader import Share
+from components.features.store import FeatureStore
+from components.features.tables import load_store, read_samples
 from components.joint.model import JointBatch, JointOutput, LossWeights
 from components.joint.plan import ModelName, Position, Stage, StageConfig
 from components.joint.training import Surroundings, Training, load_weights
 from components.llm import backbone
+from components.llm.tokens import TokenLayout
 from tests.components.joint import prepared, record, runs, worlds
 from tests.components.joint.runs import Ended
 
@@ -114,9 +117,8 @@ def test_two_workers_take_the_same_steps_and_find_the_same_scores_as_one(data: P
 
 
 def test_the_first_workers_clock_decides_when_all_write_a_checkpoint(data: Path, tmp_path: Path) -> None:
-    short = replace(runs.parts(data), llm=backbone.Config(path=str(data / "backbone"), **runs.LORA))
-    first, second = worlds.run(2, runs.unbroken, data, short, tmp_path)  # after each step by the first one's clock, never by the other's
-    assert len(first.checkpoints) == len(second.checkpoints) == 35
+    first, second = worlds.run(2, runs.by_clocks_that_differ, data, runs.parts(data), tmp_path)
+    assert len(first.checkpoints) == len(second.checkpoints) == 30 + 5  # one a step, one an epoch
 
 
 def test_checkpoints_of_adapters_hold_no_frozen_weight_and_a_run_resumes_from_them(data: Path, tmp_path: Path) -> None:
@@ -164,6 +166,11 @@ class Pretending:
         self._trace.append("close")
 
 
+@cache
+def inputs(data: Path) -> tuple[FeatureStore, TokenLayout]:
+    return load_store(str(data / "tables")), backbone.load_encoder(backbone.Config(path=str(data / "backbone")), prepared.MAX_TOKENS).layout
+
+
 def pretend(data: Path, told: Mapping[str, Mapping[str, list[float]]], patience: int = 2, epochs: int = 9) -> tuple[Training, list[str]]:
     """Run the stages of `told` (stage -> model -> score at each validation), one step an epoch."""
     trace: list[str] = []
@@ -172,14 +179,14 @@ def pretend(data: Path, told: Mapping[str, Mapping[str, list[float]]], patience:
         Stage(name, StageConfig(weights[name], epochs, micro_batch=96, patience=patience, warmup_share=0.0), str(data / "prompts" / "llm"))
         for name in told
     ]
-    layout = backbone.load_encoder(backbone.Config(path=str(data / "backbone")), prepared.MAX_TOKENS).layout
+    store, layout = inputs(data)
     valid: dict[ModelName, str] = {name: str(data / "prompts" / "early_stopping") for name in ("crm", "llm")}
     around = Surroundings(Share(), lambda line: trace.append(f"report {line['stage']}"), lambda write: trace.append("checkpoint"), 1e9)
     training = Training(
         stages,
         lambda name: nn.Linear(1, 1, bias=False),
         lambda stage, models: Pretending(told[stage.name], trace),  # pyright: ignore[reportArgumentType]
-        prepared.store_of(data),
+        store,
         layout,
         valid,
         0,
@@ -245,10 +252,9 @@ def test_a_better_later_stage_wins(data: Path) -> None:
 
 
 def test_nothing_is_learned_where_validation_rows_have_one_label(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = "components.joint.training.read_samples"
-    samples = __import__("components.features.tables", fromlist=["read_samples"]).read_samples(str(data / "prompts" / "early_stopping"))
+    samples = read_samples(str(data / "prompts" / "early_stopping"))
     ones = samples.filter(np.asarray(samples["label"]) == 1)
-    monkeypatch.setattr(read, lambda uri: ones)
+    monkeypatch.setattr("components.joint.training.read_samples", lambda uri: ones)
     with pytest.raises(DataError, match=rf"both labels at .*early_stopping, got one in {ones.num_rows} rows"):
         pretend(data, {"warmup": {"crm": [0.0]}})
 

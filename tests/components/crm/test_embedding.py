@@ -1,0 +1,67 @@
+"""The shared embedding table, by hand."""
+
+from __future__ import annotations
+
+import torch
+
+from components.crm.embedding import FieldEmbedding, Forget
+from tests.components.crm.samples import INPUTS, batch, repeat_rows
+
+
+def numbered(size: int = 2) -> FieldEmbedding:
+    """An embedding whose row r is (r, 10 r)."""
+    embedding = FieldEmbedding(INPUTS.embedding_rows, INPUTS.slots, size)
+    with torch.no_grad():
+        embedding.table.weight.copy_(torch.arange(13.0)[:, None] * torch.tensor([1.0, 10.0]))
+    return embedding
+
+
+def test_a_field_of_many_values_is_the_mean_of_those_that_are_not_padding() -> None:
+    fields = numbered()(batch().slot_ids_BS)
+    # user, item and the genres' mean, each (r, 10 r): (10 + 11) / 2 = 10.5; one genre, 12; no genre, zero
+    assert fields.tolist() == [[2, 20, 5, 50, 10.5, 105], [3, 30, 6, 60, 12, 120], [1, 10, 4, 40, 0, 0]]
+
+
+def test_only_the_chosen_fields_are_read() -> None:
+    embedding = FieldEmbedding(INPUTS.embedding_rows, INPUTS.slots[1:2], 2)
+    assert torch.equal(embedding(batch().slot_ids_BS), embedding.items(torch.tensor([5, 6, 4])))
+    assert FieldEmbedding(INPUTS.embedding_rows, (), 2)(batch().slot_ids_BS).shape == (3, 0)
+
+
+def test_padding_is_a_zero_vector_that_training_does_not_move() -> None:
+    embedding = FieldEmbedding(INPUTS.embedding_rows, INPUTS.slots, 2)
+    embedding(batch().slot_ids_BS).square().sum().backward()
+    gradient = embedding.table.weight.grad
+    assert gradient is not None
+    assert embedding.table.weight[0].tolist() == gradient[0].tolist() == [0.0, 0.0]
+    assert gradient[10].abs().sum() > 0
+
+
+def test_ids_are_forgotten_in_training_only() -> None:
+    rows = repeat_rows(batch(), 0, 4000)
+    forget = Forget(INPUTS, unknown_rate=0.1, user_unknown_rate=0.6)
+    slots, history = forget.eval()(rows.slot_ids_BS, rows.history_ids_BL)
+    assert torch.equal(slots, rows.slot_ids_BS)
+    assert torch.equal(history, rows.history_ids_BL)
+    torch.manual_seed(0)
+    slots, history = forget.train()(rows.slot_ids_BS, rows.history_ids_BL)
+    changed = (slots != rows.slot_ids_BS).float().mean(0)
+    # Four standard errors of a share of 4000: 4 sqrt(.1 * .9 / 4000) = .019 and .031; padding (the last column) never changes.
+    assert abs(changed[0] - 0.6) < 0.031
+    assert (changed[1:4] - 0.1).abs().max() < 0.019
+    assert changed[4] == 0
+    assert ((history != rows.history_ids_BL).float().mean(0) - 0.1).abs().max() < 0.019
+
+
+def test_a_forgotten_id_becomes_its_own_fields_unknown_value() -> None:
+    rows = batch()
+    slots, history = Forget(INPUTS, unknown_rate=1.0, user_unknown_rate=1.0).train()(rows.slot_ids_BS, rows.history_ids_BL)
+    assert slots.tolist() == [[1, 4, 9, 9, 0], [1, 4, 9, 0, 0], [1, 4, 0, 0, 0]]
+    assert history.tolist() == [[4, 4, 4, 4], [0, 0, 4, 4], [0, 0, 0, 0]]
+
+
+def test_an_id_that_training_never_reads_is_never_read_later() -> None:
+    rows = batch()
+    slots, _ = Forget(INPUTS, unknown_rate=0.0, user_unknown_rate=1.0).eval()(rows.slot_ids_BS, rows.history_ids_BL)
+    assert slots[:, 0].tolist() == [1, 1, 1]
+    assert torch.equal(slots[:, 1:], rows.slot_ids_BS[:, 1:])
