@@ -30,7 +30,7 @@ def demo() -> RunConfig:
             llm=StageConfig(LossWeights(llm=1.0), epochs=2, micro_batch=8),
             deepspeed=deepspeed_engine.Config(precision="fp32"),
         ),
-        tune=search.Config(max_llm_share=0.2),
+        tune=search.Config(max_llm_share=0.25),
     )
 
 
