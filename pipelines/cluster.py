@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ def connect(config: Config) -> None:
     # Ray's workers are nice by default (15): any other program would starve a training run.
     os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    on_terminate = signal.getsignal(signal.SIGTERM)  # Ray puts its own in place
     address = config.address or os.environ.get("RAY_ADDRESS")
     if address:
         if (Path.home() / ".ray" / "auth_token").exists():
@@ -53,6 +55,7 @@ def connect(config: Config) -> None:
             log_to_driver=False,
             logging_level=logging.WARNING,
         )
+    signal.signal(signal.SIGTERM, on_terminate)
     steady_data()
 
 

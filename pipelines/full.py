@@ -20,6 +20,7 @@ from pipelines import VERSION, cluster, command_line, evaluate, policy, prepare,
 from pipelines import backbone as tiny_backbone
 from pipelines import ensemble as gathering
 from pipelines.config import READERS, RunConfig
+from pipelines.interruption import Interruption
 from pipelines.lock import owned
 from pipelines.progress import Progress
 from pipelines.raw import digest
@@ -77,7 +78,7 @@ def fingerprints(steps: Sequence[Step]) -> dict[str, str]:
     return found
 
 
-def run(config: RunConfig) -> None:
+def run(config: RunConfig, interruption: Interruption) -> None:
     """Run every stage whose artifact is not there yet, and show what came out."""
     output = absolute(config.output or "")
     tables = READERS[type(config.dataset)](config.dataset).read(config.data or "")
@@ -94,7 +95,7 @@ def run(config: RunConfig) -> None:
             cluster.connect(config.cluster)
             cluster.require(command_line.needs(config))
             with recording:
-                _run_steps(left, output, wanted, Progress(len(left)), recording)
+                _run_steps(left, output, wanted, Progress(len(left)), recording, interruption)
                 recording.finish()
         else:
             print("Nothing to do: every stage was finished by an earlier run of the same configuration and data.")
@@ -117,8 +118,11 @@ def absolute(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).absolute())
 
 
-def _run_steps(steps: Sequence[Step], output: str, wanted: dict[str, str], progress: Progress, recording: Recording) -> None:
+def _run_steps(
+    steps: Sequence[Step], output: str, wanted: dict[str, str], progress: Progress, recording: Recording, interruption: Interruption
+) -> None:
     for step in steps:
+        interruption.check()
         progress.start(step.name)
         with (
             recording.stage(step.name, step.depends) as on_metrics,
@@ -138,8 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done, 1 failed, 2 bad command line or configuration, 75 output in use, 130 interrupted.
     """
+    interruption = Interruption()
     try:
-        run(command_line.parse(arguments))
+        run(command_line.parse(arguments), interruption)
     except TandemError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -42,12 +42,13 @@ from pipelines.board import Reader
 from pipelines.mistakes import MISTAKES, EndOnMistake
 from pipelines.stage import StageContext
 
-# How long Ray Train waits. Its own defaults are made for quiet machines and long epochs, or are endless.
-PATIENCE_S = {
+# How long Ray Train waits, in seconds. Its own defaults are made for quiet machines and long epochs, or are endless.
+RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": 0.25,  # between looks at the workers: a checkpoint that waits for one holds them up
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": 300,  # for a place for all workers
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": 300,  # for a sign of life of a worker
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": 1800,  # for the slowest worker at a checkpoint
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": 0,  # a process more, and nothing here acts on its notice
 }
 TORCH_TIMEOUT_S = 1800  # for the slowest worker in a step
 STARTS = 2  # times that a place for all workers is waited for
@@ -123,8 +124,10 @@ def run(context: StageContext, job: Job) -> None:
     attempts = artifacts.join(storage, context.fingerprint)
     job = replace(job, gpu=wants_gpu(job.train))
     start = newest_whole(attempts, job.train.workers, context.progress.say)
-    for name, seconds in PATIENCE_S.items():
-        os.environ.setdefault(name, str(seconds))
+    if start:
+        context.progress.say(f"training goes on from {start}")
+    for name, value in RAY_TRAIN_SETTINGS.items():
+        os.environ.setdefault(name, str(value))
     with Reader(Monitor(context).show) as reader:
         trainer = TorchTrainer(
             work,
@@ -145,6 +148,9 @@ def run(context: StageContext, job: Job) -> None:
     _export(result.checkpoint, context)
     fs, path = fsspec.core.url_to_fs(attempts)
     fs.rm(path, recursive=True)
+    rest = path.rsplit("/", 1)[0]
+    if not fs.ls(rest):  # attempts of other configurations can still be gone on with
+        fs.rmdir(rest)
 
 
 def wants_gpu(config: Config) -> bool:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -64,18 +62,3 @@ def test_an_output_folder_in_use_ends_with_75_and_names_the_owner(short_folder: 
         done = pipeline(short_folder, "demo", "--output", str(output))
     assert done.returncode == 75
     assert str(os.getpid()) in done.stderr
-
-
-def test_ctrl_c_ends_with_130_and_leaves_a_run_that_goes_on(short_folder: Path) -> None:
-    output = short_folder / "broken"
-    command = [sys.executable, str(ROOT / "pipelines" / "full.py"), "demo", "--output", str(output)]
-    process = subprocess.Popen(command, cwd=short_folder, env=environment(short_folder), stderr=subprocess.PIPE, text=True)
-    deadline_s = time.monotonic() + 120
-    while not (output / "tables" / "_manifest.json").exists() and time.monotonic() < deadline_s:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said[-2000:]
-    assert "goes on" in said
-    planned = pipeline(short_folder, "demo", "--output", str(output), "--dry-run")
-    assert "tables      reused" in planned.stdout
