@@ -68,7 +68,11 @@ class Config:
     """Train on GPUs; auto: if the cluster has enough of them."""
     deepspeed: deepspeed_engine.Config = field(default_factory=deepspeed_engine.Config)
     alignment: alignment.Config = field(default_factory=alignment.Config)
-    warmup: StageConfig = field(default_factory=lambda: StageConfig(LossWeights(crm=1.0), epochs=10, micro_batch=1024, schedule="constant"))
+    warmup: StageConfig = field(
+        default_factory=lambda: StageConfig(
+            LossWeights(crm=1.0), epochs=10, micro_batch=512, crm_learning_rate=1e-2, weight_decay=0.1, schedule="constant"
+        )
+    )
     """Stage 1: the CRM alone, on all training samples."""
     joint: StageConfig = field(default_factory=lambda: StageConfig(LossWeights(llm=1.0, crm=1.0, alignment=0.1), epochs=1, micro_batch=16))
     """Stage 2: both models with the alignment loss, on a sample."""

@@ -23,7 +23,8 @@ class FieldEmbedding(nn.Module):
 
     def forward(self, slot_ids_BS: Tensor) -> Tensor:
         """Return one vector a slot, side by side [B, F * D]; a slot of many values is the mean of those that are not padding."""
-        fields: list[Tensor] = [self.table.weight.new_zeros(len(slot_ids_BS), 0)]
+        # No column of the table: where nothing else reads it, it still has a gradient, which data parallelism waits for.
+        fields: list[Tensor] = [self.table.weight[0, :0].expand(len(slot_ids_BS), 0)]
         for slot in self._slots:
             ids_BW = slot_ids_BS[:, slot.start : slot.start + slot.width]
             count_B1 = (ids_BW != 0).sum(1, keepdim=True).clamp_min(1)

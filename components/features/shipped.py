@@ -16,8 +16,10 @@ def shipped_samples(block: pd.DataFrame, schema: Schema, history_length: int, it
     """Label a block of interactions and attach each row's published history, completed by what training shows of the user.
 
     The published history (`history_items`) holds liked items only; the user's disliked training rows of an earlier second
-    are added, in the order of time. No label of a validation or test row enters any history. Returns samples with their
-    `split`, sorted by (user, time, item). A block must hold all rows of each of its users; `items` are the item ids by row.
+    are added, in the order of time, and liked items without a training row of the user are left out: beside dislikes of
+    training alone they would make every later user look generous. No label of a validation or test row enters any history.
+    Returns samples with their `split`, sorted by (user, time, item). A block must hold all rows of each of its users;
+    `items` are the item ids by row.
     """
     block = block.sort_values(["user_row", "timestamp_s", "item_row"], kind="stable", ignore_index=True)
     events = pd.concat([_liked(block, schema, items), _disliked(block, schema)], ignore_index=True)
@@ -32,14 +34,14 @@ def shipped_samples(block: pd.DataFrame, schema: Schema, history_length: int, it
 
 
 def _liked(block: pd.DataFrame, schema: Schema, items: pd.Index) -> pd.DataFrame:
-    """Return the published histories as events; an item that the user has no row for counts as the oldest."""
+    """Return the published histories as events, those that the user's training rows show."""
     lists = block.loc[:, "history_items"].reset_index(drop=True).explode().dropna()
     sample = lists.index.to_numpy()
     user = block["user_row"].to_numpy()[sample]
     liked = pd.DataFrame({"sample": sample, "user_row": user, "item_row": items.get_indexer(lists.to_numpy())})
-    times = block.drop_duplicates(["user_row", "item_row"])[["user_row", "item_row", "timestamp_s"]]
-    timed = liked.loc[liked["item_row"] >= 0].merge(times, on=["user_row", "item_row"], how="left")
-    return timed.assign(timestamp_s=timed["timestamp_s"].fillna(0).astype(np.int64), rating=schema.rating_max)
+    training = block.loc[block["split"] == "train", ["user_row", "item_row", "timestamp_s"]]
+    timed = liked.merge(training.drop_duplicates(["user_row", "item_row"]), on=["user_row", "item_row"])
+    return timed.assign(rating=schema.rating_max)
 
 
 def _disliked(block: pd.DataFrame, schema: Schema) -> pd.DataFrame:

@@ -65,3 +65,12 @@ def test_an_id_that_training_never_reads_is_never_read_later() -> None:
     slots, _ = Forget(INPUTS, unknown_rate=0.0, user_unknown_rate=1.0).eval()(rows.slot_ids_BS, rows.history_ids_BL)
     assert slots[:, 0].tolist() == [1, 1, 1]
     assert torch.equal(slots[:, 1:], rows.slot_ids_BS[:, 1:])
+
+
+def test_a_table_that_no_slot_reads_has_a_gradient() -> None:
+    embedding = FieldEmbedding(3, (), 2)
+    out = embedding(torch.zeros(4, 0, dtype=torch.int64))
+    assert out.shape == (4, 0)
+    torch.cat([out, torch.ones(4, 1, requires_grad=True)], dim=1).sum().backward()
+    assert embedding.table.weight.grad is not None
+    assert not embedding.table.weight.grad.any()
