@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -104,28 +104,36 @@ def tables_of(dataset: Dataset) -> Iterator[pa.Table]:
 
 @dataclass(frozen=True)
 class Need:
-    """Workers that must be placed at the same time."""
+    """Workers that a stage must have placed at the same time."""
 
     what: str
     count: int
     each: dict[str, float]  # resources of one worker, all on one node
 
 
-def require(needs: Sequence[Need]) -> None:
-    """Raise ResourceError when the cluster can never place what a run asks for: waiting would be for ever."""
-    missing = lacking(needs)
+DATA_TASKS = Need("Ray Data's own tasks", 1, {"CPU": 1.0})  # what reads for a pool of actors, and waits if they hold every CPU
+
+
+def require(stages: Mapping[str, Sequence[Need]]) -> None:
+    """Raise ResourceError when the cluster can never place what a stage asks for: waiting would be for ever."""
+    missing = [f"{stage}: {line}" for stage, needs in stages.items() for line in lacking(needs)]
     if missing:
-        raise ResourceError(f"the cluster has {described()}, which is not enough: {'; '.join(missing)}")
+        raise ResourceError(f"the cluster has {described()}, which is not enough for {'; '.join(missing)}")
 
 
 def lacking(needs: Sequence[Need]) -> list[str]:
-    """Say for each need that the cluster's nodes can't hold how many workers find a place."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    """Place the needs of one stage beside each other on the cluster's nodes; say for each that does not fit how many workers do."""
+    free = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     found: list[str] = []
     for need in needs:
-        places = sum(min(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in need.each.items() if amount) for node in nodes)
-        if places < need.count:
-            found.append(f"{need.what} need {need.count} x {need.each}, {places} can be placed")
+        wanted = {name: amount for name, amount in need.each.items() if amount}
+        left = need.count
+        for node in free:
+            placed = min(left, *(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in wanted.items()))
+            node.update({name: node.get(name, 0.0) - placed * amount for name, amount in wanted.items()})
+            left -= placed
+        if left:
+            found.append(f"{need.what} need {need.count} x {need.each}, {need.count - left} can be placed")
     return found
 
 

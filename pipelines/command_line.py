@@ -18,6 +18,7 @@ from pipelines import cluster
 from pipelines.config import RunConfig
 from pipelines.recipes import RECIPES
 from pipelines.recording import store_of
+from pipelines.score import CPUS_PER_CRM_ACTOR
 
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it in a submitted job
 DESCRIPTION = "Raw interactions -> a tuned, evaluated, browsable ensemble of a recommender model and a language model."
@@ -42,20 +43,27 @@ def show_plan(config: RunConfig, output: str, steps: Sequence[tuple[str, bool]])
         print(f"DeepSpeed, stage {name}:")
         print(json.dumps(deepspeed_config(train.deepspeed, stage.micro_batch, stage.accumulation, train.workers), indent=2))
     print("Resources:")
-    for need in needs(config):
-        print(f"  {need.what}: {need.count} x {need.each}")
-    lacking = cluster.lacking(needs(config))
+    stages = needs(config)
+    for stage, wanted in stages.items():
+        print(f"  {stage}: " + ", ".join(f"{need.what} {need.count} x {need.each}" for need in wanted))
+    lacking = [line for wanted in stages.values() for line in cluster.lacking(wanted)]
     print(f"  the cluster has {cluster.described()}: " + ("enough" if not lacking else "NOT enough: " + "; ".join(lacking)))
 
 
-def needs(config: RunConfig) -> list[cluster.Need]:
-    """Return what a run asks the cluster for."""
+def needs(config: RunConfig) -> dict[str, list[cluster.Need]]:
+    """Return what each stage asks the cluster for."""
     train, score = config.train, config.score
     gpu = {"GPU": train.gpus_per_worker} if train.use_gpu == "yes" else {}
-    return [
-        cluster.Need("training workers", train.workers, {"CPU": train.cpus_per_worker, **gpu}),
-        cluster.Need("LLM scoring actors", score.llm_actors, {"CPU": score.cpus_per_actor, "GPU": score.gpus_per_actor}),
-    ]
+    by_llm = {"CPU": score.cpus_per_actor, "GPU": score.gpus_per_actor}
+    return {
+        "prompts": [cluster.Need("rendering actors", config.prompts.actors, {"CPU": 1.0}), cluster.DATA_TASKS],
+        "checkpoints": [cluster.Need("training workers", train.workers, {"CPU": train.cpus_per_worker, **gpu})],
+        "scores": [
+            cluster.Need("LLM scoring actors", score.llm_actors, by_llm),
+            cluster.Need("CRM scoring actors", score.crm_actors, {"CPU": CPUS_PER_CRM_ACTOR}),
+            cluster.DATA_TASKS,
+        ],
+    }
 
 
 def show_result(config: RunConfig, output: str) -> None:

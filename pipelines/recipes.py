@@ -14,7 +14,7 @@ from components.joint import deepspeed_engine
 from components.joint.model import LossWeights
 from components.joint.plan import StageConfig
 from components.llm import backbone, tiny
-from pipelines import prepare, prompts, train
+from pipelines import prepare, prompts, score, train
 from pipelines.config import RunConfig
 from tune import search
 
@@ -109,6 +109,7 @@ def corella() -> RunConfig:
             gradient_checkpointing=True,
         ),
         prompts=prompts.Config(history_length=30, max_tokens=2048, joint_samples=25_000, llm_samples=25_000),
+        score=score.Config(llm_actors=4, gpus_per_actor=1.0, max_batch_tokens=65_536),
         train=replace(
             base.train,
             workers=4,

@@ -21,6 +21,7 @@ from pipelines.board import Line, Reader
 from pipelines.cluster import map_tables, read_parts, write_parts
 from pipelines.stage import StageContext
 
+CPUS_PER_CRM_ACTOR = 0.25
 KEPT = ["split", "user_id", "item_id", "timestamp_s", "label", "p_crm", "p_llm", "earlier_count", "item_popularity", "user_popularity"]
 
 
@@ -38,8 +39,8 @@ class Config:
     """GPUs of each LLM actor."""
     rows_per_block: int = 1024
     """Samples that an actor takes at once; prompts of like length are batched inside."""
-    max_batch_tokens: int = 16_384
-    """Tokens of one LLM batch, padding included."""
+    max_batch_tokens: int = 4_096
+    """Tokens of one LLM batch, padding included: a few thousand keep a CPU's caches, GPUs want many more."""
 
     def __post_init__(self) -> None:
         if min(self.crm_actors, self.llm_actors, self.rows_per_block) < 1 or self.cpus_per_actor <= 0 or self.gpus_per_actor < 0:
@@ -68,7 +69,7 @@ def run(context: StageContext, config: Config) -> None:
                 batch_format="pyarrow",
                 batch_size=config.rows_per_block,
                 compute=ActorPoolStrategy(size=config.crm_actors),
-                num_cpus=0.25,
+                num_cpus=CPUS_PER_CRM_ACTOR,
             )
         )
         by_both = by_crm.map_batches(
@@ -112,7 +113,7 @@ class LlmScorer:
 
     def __init__(self, llm: str, config: Config, board: Any) -> None:
         torch.set_num_threads(max(1, int(config.cpus_per_actor)))
-        self._llm = backbone.load(backbone.Config(path=llm))[0].to("cuda" if config.gpus_per_actor else "cpu")
+        self._llm = backbone.load(backbone.Config(path=llm, dtype="auto"))[0].to("cuda" if config.gpus_per_actor else "cpu")
         self._config, self._board = config, board
 
     def __call__(self, samples: pa.Table) -> pa.Table:

@@ -40,7 +40,7 @@ class Ensemble:
         """Load the artifact `ensemble/`."""
         store = load_store(uri)
         asked = artifacts.read_json(artifacts.join(uri, "prompts.json"))
-        llm_config = backbone.Config(path=artifacts.join(uri, "llm"))
+        llm_config = backbone.Config(path=artifacts.join(uri, "llm"), dtype="auto")
         prompts = PromptRows(store, backbone.load_encoder(llm_config, asked["max_tokens"]), asked["history_length"])
         policy = Policy.from_json(artifacts.read_json(artifacts.join(uri, "policy.json")))
         return Ensemble(store, load_crm(artifacts.join(uri, "crm"), store.inputs), backbone.load(llm_config)[0], prompts, policy)

@@ -53,8 +53,8 @@ class Config:
     """Dropout before the adapters."""
     lora_targets: tuple[str, ...] = ()
     """Names of the adapted modules; empty: the attention projections that peft knows for the architecture."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the weights."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Precision of the weights; auto: that of the files."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Implementation of attention."""
     gradient_checkpointing: bool = False
@@ -126,7 +126,8 @@ def save(llm: ClickLlm, tokenizer: PreTrainedTokenizerBase, folder: str, state_d
         # "auto" would ask the hub whether the vocabulary has grown.
         model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
         lora = model.peft_config["default"]
-        artifacts.write_json(artifacts.join(folder, BASE_FILE), {"path": lora.base_model_name_or_path, "revision": lora.revision or ""})
+        base = {"path": lora.base_model_name_or_path, "revision": lora.revision or "", "dtype": _name(next(model.parameters()).dtype)}
+        artifacts.write_json(artifacts.join(folder, BASE_FILE), base)
     elif isinstance(model, transformers.PreTrainedModel):
         again = model.all_tied_weights_keys  # second names of tied weights
         model.save_pretrained(folder, state_dict=weights and {name: value for name, value in weights.items() if name not in again})
@@ -150,7 +151,12 @@ def _base(config: Config) -> Config:
     if not base_file.is_file():
         return config
     base = artifacts.read_json(str(base_file))
-    return dataclasses.replace(config, path=base["path"], revision=base["revision"])
+    dtype = base["dtype"] if config.dtype == "auto" else config.dtype
+    return dataclasses.replace(config, path=base["path"], revision=base["revision"], dtype=dtype)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _source(config: Config) -> dict[str, Any]:
@@ -174,7 +180,11 @@ def _architecture(config: Config) -> PreTrainedConfig:
 
 def _load_model(config: Config, architecture: PreTrainedConfig, masked: bool) -> transformers.PreTrainedModel:
     auto: Any = AutoModelForMaskedLM if masked else AutoModelForCausalLM
-    options = {"dtype": getattr(torch, config.dtype), "attn_implementation": config.attention, "use_safetensors": True}
+    options = {
+        "dtype": "auto" if config.dtype == "auto" else getattr(torch, config.dtype),
+        "attn_implementation": config.attention,
+        "use_safetensors": True,
+    }
     try:
         model, info = auto.from_pretrained(config.path, config=architecture, output_loading_info=True, **options, **_source(config))
     except _BROKEN as error:

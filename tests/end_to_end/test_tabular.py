@@ -1,4 +1,4 @@
-"""A user's own shop: other column names, numbers, a context, no user table, some broken rows."""
+"""A user's own shop: other column names, numbers, a context, no user table, some broken rows; and a BERT as the language model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.components.llm import families
 from tests.end_to_end.command import SMALL, pipeline
 
 pytestmark = pytest.mark.end_to_end
@@ -73,7 +74,8 @@ def shop(short_folder: Path) -> Path:
 
 def test_a_shop_goes_through_the_whole_pipeline(shop: Path, short_folder: Path) -> None:
     output = short_folder / "shop-run"
-    done = pipeline(short_folder, "tabular", "--data", str(shop), "--output", str(output), *MAPPING, *SMALL)
+    encoder = ["--llm.path", str(families.save("bert", short_folder / "bert"))]
+    done = pipeline(short_folder, "tabular", "--data", str(shop), "--output", str(output), *MAPPING, *SMALL, *encoder)
     assert done.returncode == 0, done.stderr[-4000:]
     quarantine = pd.read_parquet(output / "tables" / "quarantine.parquet")
     assert len(quarantine) == BROKEN
@@ -83,6 +85,9 @@ def test_a_shop_goes_through_the_whole_pipeline(shop: Path, short_folder: Path) 
     assert metrics["test"]["crm"]["auc"] > 0.75
     scores = pd.read_parquet(output / "scores")
     assert scores["user_id"].str.startswith("c").all()
+    assert scores["p_llm"].nunique() > 10
+    assert not (output / "backbone").exists()
+    assert json.loads((output / "checkpoints" / "llm" / "config.json").read_text())["model_type"] == "bert"
 
 
 def test_too_many_bad_rows_end_the_run_before_training(shop: Path, short_folder: Path) -> None:

@@ -57,6 +57,13 @@ def test_a_resource_of_which_nothing_is_asked_is_not_needed(monkeypatch: pytest.
     assert lacking(monkeypatch, nodes({"CPU": 2.0}), Need("actors", 2, {"CPU": 1.0, "GPU": 0.0})) == []
 
 
+def test_what_a_stage_needs_is_placed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = nodes({"CPU": 3.0}, {"CPU": 2.0})
+    assert lacking(monkeypatch, two, Need("actors", 4, {"CPU": 1.0}), Need("readers", 1, {"CPU": 1.0})) == []
+    found = lacking(monkeypatch, two, Need("actors", 4, {"CPU": 1.0}), Need("readers", 2, {"CPU": 0.75}))
+    assert found == ["readers need 2 x {'CPU': 0.75}, 1 can be placed"]
+
+
 @pytest.mark.parametrize(("gpus", "share", "places"), [(1.0, 0.1, 10), (2.0, 0.3, 6), (7.0, 0.7, 10), (3.0, 0.05, 60)])
 def test_shares_of_a_gpu_are_counted_exactly(monkeypatch: pytest.MonkeyPatch, gpus: float, share: float, places: int) -> None:
     found = nodes({"CPU": 64.0, "GPU": gpus})
@@ -73,12 +80,15 @@ def test_an_impossible_object_store_is_refused(gib: float) -> None:
 @pytest.mark.ray
 @pytest.mark.usefixtures("_ray")
 def test_a_run_that_can_never_be_placed_is_refused_with_what_the_cluster_has() -> None:
-    cluster.require([Need("training workers", 4, {"CPU": 1.0})])
+    cluster.require({"checkpoints": [Need("training workers", 4, {"CPU": 1.0})], "scores": [Need("actors", 4, {"CPU": 1.0})]})
     with pytest.raises(ResourceError) as error:
-        cluster.require([Need("training workers", 2, {"CPU": 1.0, "GPU": 1.0}), Need("scoring actors", 5, {"CPU": 1.0})])
+        cluster.require(
+            {"checkpoints": [Need("training workers", 2, {"CPU": 1.0, "GPU": 1.0})], "scores": [Need("actors", 5, {"CPU": 1.0})]}
+        )
     assert str(error.value) == (
-        "the cluster has 4 CPUs and 0 GPUs on 1 node(s), which is not enough: "
-        "training workers need 2 x {'CPU': 1.0, 'GPU': 1.0}, 0 can be placed; scoring actors need 5 x {'CPU': 1.0}, 4 can be placed"
+        "the cluster has 4 CPUs and 0 GPUs on 1 node(s), which is not enough for "
+        "checkpoints: training workers need 2 x {'CPU': 1.0, 'GPU': 1.0}, 0 can be placed; "
+        "scores: actors need 5 x {'CPU': 1.0}, 4 can be placed"
     )
 
 

@@ -31,7 +31,7 @@ from components.prompts import click
 
 TITLES = ("Toy Story (1995)", "Twelve Monkeys (1995)", "Se7en", "Heat (1995)", "Amélie (2001)", "GoldenEye (1995)")
 PROFILE = "gender: male; age: 24; occupation: technician"
-WIDTH = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "initializer_range": 0.3}
+WIDTH = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "initializer_range": 0.3}
 
 
 def example(history: int = 4, target: str = TITLES[1], answer: bool | None = True) -> click.ClickExample:
@@ -126,32 +126,32 @@ TOKENIZERS = {
 MASKED = {"bert", "roberta"}
 
 
-def model(name: str, tokenizer: PreTrainedTokenizerBase, tied: bool) -> PreTrainedModel:
-    size = {"vocab_size": len(tokenizer), "tie_word_embeddings": tied}
+def model(name: str, tokenizer: PreTrainedTokenizerBase, tied: bool, layers: int) -> PreTrainedModel:
+    size = {"vocab_size": len(tokenizer), "tie_word_embeddings": tied, **WIDTH, "num_hidden_layers": layers}
     with torch.random.fork_rng():
         torch.manual_seed(1)
         if name == "gpt2":
-            return GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=3, n_head=4, n_positions=512, initializer_range=0.3, **size))
+            return GPT2LMHeadModel(GPT2Config(n_positions=512, **size))
         if name == "qwen2":
-            return Qwen2ForCausalLM(Qwen2Config(num_key_value_heads=2, **WIDTH, **size))
+            return Qwen2ForCausalLM(Qwen2Config(num_key_value_heads=2, **size))
         if name == "qwen3":
-            return Qwen3ForCausalLM(Qwen3Config(num_key_value_heads=2, head_dim=8, **WIDTH, **size))
+            return Qwen3ForCausalLM(Qwen3Config(num_key_value_heads=2, head_dim=8, **size))
         if name == "bert":
-            return _biased(BertForMaskedLM(BertConfig(pad_token_id=tokenizer.pad_token_id, **WIDTH, **size)))
+            return _biased(BertForMaskedLM(BertConfig(pad_token_id=tokenizer.pad_token_id, **size)))
         if name == "roberta":
             positions = {"max_position_embeddings": 514, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
-            return _biased(RobertaForMaskedLM(RobertaConfig(**positions, **WIDTH, **size)))
-        return LlamaForCausalLM(LlamaConfig(bos_token_id=None, eos_token_id=tokenizer.eos_token_id, **WIDTH, **size))
+            return _biased(RobertaForMaskedLM(RobertaConfig(**positions, **size)))
+        return LlamaForCausalLM(LlamaConfig(bos_token_id=None, eos_token_id=tokenizer.eos_token_id, **size))
 
 
 MODELS = {"llama": "llama2", "qwen2": "qwen", "qwen3": "qwen", "gpt2": "gpt2", "bert": "bert", "roberta": "roberta"}
 
 
-def save(name: str, folder: Path, tied: bool = True) -> Path:
+def save(name: str, folder: Path, tied: bool = True, layers: int = 3) -> Path:
     """Write a random model of this family and its tokenizer."""
     tokenizer = TOKENIZERS[MODELS[name]]()
     tokenizer.save_pretrained(folder)
-    model(name, tokenizer, tied).save_pretrained(folder)
+    model(name, tokenizer, tied, layers).save_pretrained(folder)
     return folder
 
 

@@ -173,7 +173,7 @@ def test_a_saved_adapter_is_an_ordinary_peft_folder_and_loads_back(folders, tmp_
     again = open_(str(tmp_path), finetune="lora")
     torch.testing.assert_close(answered(again, tokens).logits_B2, expected, atol=0, rtol=0)
     assert [key for key, parameter in again.named_parameters() if parameter.requires_grad]
-    assert json.loads((tmp_path / "base.json").read_text()) == {"path": path, "revision": ""}
+    assert json.loads((tmp_path / "base.json").read_text()) == {"path": path, "revision": "", "dtype": "float32"}
     auto = AutoModelForMaskedLM if name in families.MASKED else AutoModelForCausalLM
     ordinary = peft.PeftModel.from_pretrained(auto.from_pretrained(path), str(tmp_path)).eval()
     with torch.no_grad():
