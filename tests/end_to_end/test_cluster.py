@@ -1,0 +1,96 @@
+"""The pipeline as a submitted job on a cluster of two nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.command import ROOT, SMALL, environment
+
+pytestmark = pytest.mark.end_to_end
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@contextlib.contextmanager
+def node(temp: Path, *arguments: str) -> Iterator[None]:
+    """A Ray node of two CPUs, with everything that it starts; scoring needs more than two, so both nodes work."""
+    command = [RAY, "start", *arguments, "--num-cpus", "2", "--object-store-memory", "500000000", "--disable-usage-stats", "--block"]
+    # Workers find the packages and `python` where the tests have theirs.
+    found = {**environment(temp), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with (temp / "nodes.log").open("a") as log:
+        process = subprocess.Popen(command, env=found, cwd=temp, stdout=log, stderr=log, start_new_session=True)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_for(port: int, log: Path) -> None:
+    deadline_s = time.monotonic() + 120
+    while time.monotonic() < deadline_s:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+            return
+        time.sleep(0.5)
+    pytest.fail(f"nothing listens on port {port}: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="module")
+def dashboard(short_folder: Path) -> Iterator[str]:
+    (short_folder / "ray").mkdir(exist_ok=True)
+    gcs, board, client, agent, other_agent, http, other_http = free_ports(7)
+    url = f"http://127.0.0.1:{board}"
+    head = ["--head", "--port", str(gcs), "--dashboard-port", str(board), "--ray-client-server-port", str(client)]
+    agents = ["--dashboard-agent-grpc-port", str(agent), "--dashboard-agent-listen-port", str(http)]
+    # Two nodes of one machine would share the folder of the uploaded code, and each removes it when it has no more use for it.
+    other = [
+        "--temp-dir",
+        str(short_folder / "ray2"),
+        "--dashboard-agent-grpc-port",
+        str(other_agent),
+        "--dashboard-agent-listen-port",
+        str(other_http),
+    ]
+    with node(short_folder, *head, *agents):
+        wait_for(board, short_folder / "nodes.log")
+        with node(short_folder, "--address", f"127.0.0.1:{gcs}", *other):
+            wait_for(other_http, short_folder / "nodes.log")
+            yield url
+
+
+def submit(temp: Path, dashboard: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [RAY, "job", "submit", "--address", dashboard, "--working-dir", ".", "--", "python", "pipelines/full.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment(temp), capture_output=True, text=True, timeout=600, check=False)
+
+
+def test_a_submitted_job_runs_on_two_nodes(dashboard: str, short_folder: Path) -> None:
+    output = short_folder / "job"
+    done = submit(short_folder, dashboard, "demo", "--output", str(output), *SMALL)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "succeeded" in done.stdout + done.stderr
+    assert (output / "report" / "metrics.json").exists()
+
+
+def test_a_relative_output_in_a_job_is_refused(dashboard: str, short_folder: Path) -> None:
+    done = submit(short_folder, dashboard, "demo", "--output", "runs/job")
+    assert done.returncode != 0
+    assert "expected an absolute path, a URI, or something in the upload" in done.stdout + done.stderr
