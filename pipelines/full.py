@@ -22,7 +22,7 @@ from pipelines import ensemble as gathering
 from pipelines.config import READERS, RunConfig
 from pipelines.interruption import Interruption
 from pipelines.lock import owned
-from pipelines.progress import Progress
+from pipelines.progress import Progress, quiet
 from pipelines.raw import digest
 from pipelines.recording import Recording
 from pipelines.stage import StageContext
@@ -143,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 1 failed, 2 bad command line or configuration, 75 output in use, 130 interrupted.
     """
     interruption = Interruption()
+    quiet()
     try:
         run(command_line.parse(arguments), interruption)
     except TandemError as error:

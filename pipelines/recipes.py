@@ -30,7 +30,7 @@ def demo() -> RunConfig:
         Demo.Config(),
         crm=SMALL_DATA_CRM,
         tiny=SMALLEST,
-        prompts=prompts.Config(history_length=3, max_tokens=160, joint_samples=6_000, llm_samples=100_000, early_stopping_samples=1_000),
+        prompts=prompts.Config(history_length=3, max_tokens=192, joint_samples=6_000, llm_samples=100_000, early_stopping_samples=1_000),
         train=train.Config(
             joint=StageConfig(LossWeights(llm=1.0, crm=1.0, alignment=0.1), epochs=1, micro_batch=8),
             llm=StageConfig(LossWeights(llm=1.0), epochs=2, micro_batch=8),

@@ -103,7 +103,7 @@ def load_tokenizer(config: Config) -> PreTrainedTokenizerBase:
         raise _unusable(config, "tokenizer", error) from error
 
 
-def load_encoder(config: Config, max_tokens: int, tail_tokens: int = 0) -> PromptEncoder:
+def load_encoder(config: Config, max_tokens: int) -> PromptEncoder:
     """Make the prompt encoder of a model without loading its weights; raise ConfigError when prompts may outgrow the model."""
     architecture = _architecture(_base(config))
     tokenizer = load_tokenizer(config)
@@ -111,7 +111,7 @@ def load_encoder(config: Config, max_tokens: int, tail_tokens: int = 0) -> Promp
     positions = min(getattr(architecture.get_text_config(), "max_position_embeddings", max_tokens), tokenizer.model_max_length)
     if max_tokens > positions:
         raise ConfigError(f"max_tokens: expected at most {positions}, which {config.path} can read, got {max_tokens}")
-    return PromptEncoder(tokenizer, max_tokens, is_masked(architecture), tail_tokens)
+    return PromptEncoder(tokenizer, max_tokens, is_masked(architecture))
 
 
 def save(llm: ClickLlm, tokenizer: PreTrainedTokenizerBase, folder: str, state_dict: Mapping[str, Tensor] | None = None) -> None:

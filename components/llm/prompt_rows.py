@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
+from components.errors import ConfigError
 from components.features.store import FeatureStore
 from components.llm.tokens import PromptEncoder
 from components.prompts import click
 from components.prompts.textualize import item_texts, textualize, title_texts, user_texts
 
-TEXT_SHARE = 5  # a profile, an item's text and a context may each take a fifth of the token budget
+LEAST_TEXT_TOKENS = 8  # of a profile, an item's text and a context each
+JOINT_TOKENS = 8  # more than texts cut apart from their template can take when they stand in it
 
 
 class ClickRows:
@@ -56,8 +59,21 @@ class PromptRows:
     """Turns samples into the tokens of their prompts."""
 
     def __init__(self, store: FeatureStore, encoder: PromptEncoder, history_length: int) -> None:
-        budget = encoder.max_tokens // TEXT_SHARE
-        self._rows, self._encoder = ClickRows(store, history_length, lambda texts: encoder.shorten(texts, budget)), encoder
+        """Raises ConfigError when the encoder's budget is too small for the template."""
+        context = bool(store.schema.context_fields)
+        template, question = _template_tokens(store, encoder)
+        # Profile, item text and context each get a share of what the template leaves, and the history at least one.
+        shares = 3 + context
+        if encoder.max_tokens < template + shares * LEAST_TEXT_TOKENS:
+            raise ConfigError(
+                f"prompts.max_tokens: expected at least {template + shares * LEAST_TEXT_TOKENS} for the words of a prompt and a few "
+                f"of a profile and an item, got {encoder.max_tokens}"
+            )
+        budget = (encoder.max_tokens - template) // shares
+        self._rows = ClickRows(store, history_length, lambda texts: encoder.shorten(texts, budget))
+        longest = max(encoder.lengths(self._rows.items), default=0)
+        # All candidates of a user keep the same history, as if each were the longest item.
+        self._encoder = replace(encoder, tail_tokens=question + longest + context * budget)
 
     def encode(self, samples: pa.Table) -> pa.Table:
         """Return the samples with `token_ids` (list<int32>) and `prefix_length`, the tokens that all candidates of a user share."""
@@ -67,3 +83,13 @@ class PromptRows:
         lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens))
         lengths = pa.array([prompt.prefix_length for prompt in prompts], pa.int32())
         return samples.append_column("token_ids", lists).append_column("prefix_length", lengths)
+
+
+def _template_tokens(store: FeatureStore, encoder: PromptEncoder) -> tuple[int, int]:
+    """Return the tokens that a prompt's own words take at most, those of its question among them."""
+    schema = store.schema
+    example = click.ClickExample("-", (("-", schema.rating_max),), "-", None, schema.item_noun, schema.rating_min, schema.rating_max)
+    unbounded = replace(encoder, max_tokens=1_000_000)
+    sizes = [unbounded.encode(click.render(each)) for each in (example, replace(example, history=()))]
+    longest = max(len(prompt.token_ids) for prompt in sizes) + JOINT_TOKENS
+    return longest, len(sizes[0].token_ids) - sizes[0].prefix_length + JOINT_TOKENS

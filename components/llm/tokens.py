@@ -85,6 +85,10 @@ class PromptEncoder:
         """Cut each text to at most `max_tokens` tokens: bounds head and tail once per user and item, not per prompt."""
         return [self._text.shorten(text, max_tokens) for text in texts]
 
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens each text takes."""
+        return [len(self._text.encode(text)) for text in texts]
+
     def _segment(self, text: str, after: str = "\n") -> TokenIds:
         ids = self._memo.get((text, after))
         if ids is None:

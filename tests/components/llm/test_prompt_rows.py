@@ -128,7 +128,9 @@ def test_over_budget_the_oldest_lines_go_and_the_question_stays(store: FeatureSt
     lines = text.removeprefix(head).removesuffix(tail).splitlines()
     assert 1 < len(lines) < 100
     assert set(lines[:-1]) == {"- Toy Story (1995): 4"}
-    assert len(tokenizer(text.replace(lines[0], f"{lines[0]}\n{lines[0]}", 1))["input_ids"]) > 256, "one more line has no room"
+    assert len(tokenizer(text.replace(lines[0], f"{lines[0]}\n{lines[0]}", 1))["input_ids"]) > 256 - 24, (
+        "one more has no room beside the longest item"
+    )
 
 
 def test_a_long_profile_or_title_leaves_room_for_the_question(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -141,9 +143,32 @@ def test_a_long_profile_or_title_leaves_room_for_the_question(tokenizer: PreTrai
 
 
 def test_too_small_a_budget_is_refused_with_what_it_takes(store: FeatureStore, tokenizer: PreTrainedTokenizerBase) -> None:
-    rows = PromptRows(store, PromptEncoder(tokenizer, 32), 5)
-    with pytest.raises(ConfigError, match=r"max_tokens: expected at least \d+ for a prompt's profile and question, got 32"):
-        rows.encode(SAMPLES)
+    with pytest.raises(ConfigError, match=r"prompts\.max_tokens: expected at least \d+ for the words of a prompt .*, got 32"):
+        PromptRows(store, PromptEncoder(tokenizer, 32), 5)
+
+
+@pytest.mark.parametrize("name", sorted(families.TOKENIZERS))
+def test_the_smallest_budget_that_is_taken_holds_any_text(name: str) -> None:
+    users = USERS.assign(occupation=["§" * 3_000, "of " * 3_000])
+    items = ITEMS.assign(title=["é" * 3_000, "Q" * 3_000, "a b " * 900, "(1995)" * 500])
+    store, tokenizer = fit_store(SCHEMA, users, items, {}, history_length=5, tag_width=6), families.TOKENIZERS[name]()
+    masked = name in families.MASKED
+    with pytest.raises(ConfigError) as refused:
+        PromptRows(store, PromptEncoder(tokenizer, 32, masked), 5)
+    least = int(str(refused.value).split("at least ")[1].split()[0])
+    lengths = [
+        len(tokens) for tokens in PromptRows(store, PromptEncoder(tokenizer, least, masked), 5).encode(SAMPLES)["token_ids"].to_pylist()
+    ]
+    assert max(lengths) <= least
+
+
+def test_candidates_of_one_user_keep_the_same_history(store: FeatureStore, tokenizer: PreTrainedTokenizerBase) -> None:
+    lists = {"history_rows": [[0] * 50] * 4, "history_ratings": [[4.0] * 50] * 4}
+    samples = pa.table({"user_row": [0] * 4, "item_row": [0, 1, 2, 3], **lists})
+    found = PromptRows(store, PromptEncoder(tokenizer, 256), 100).encode(samples).to_pylist()
+    prefixes = {tuple(row["token_ids"][: row["prefix_length"]]) for row in found}
+    assert len(prefixes) == 1
+    assert len({len(row["token_ids"]) for row in found}) > 1
 
 
 def test_no_samples_give_no_prompts_of_the_same_columns(store: FeatureStore, tokenizer: PreTrainedTokenizerBase) -> None:
