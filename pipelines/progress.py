@@ -7,19 +7,16 @@ import os
 import sys
 import time
 
-import transformers
-
 EVERY_S = 5.0  # at most one line of progress in this time
 # Libraries that note as warnings or news what is as it should be: tokens of a cluster, no GPU, an example that is checked.
 CHATTY = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress", "DeepSpeed")
 
 
 def quiet() -> None:
-    """Keep libraries' news and bars out of the way of a run's own lines; errors still come through."""
+    """Keep libraries' news out of the way of a run's own lines; errors still come through."""
     for name in CHATTY:
         logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    transformers.utils.logging.disable_progress_bar()
 
 
 class Progress:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -51,6 +52,7 @@ def make(folder: str, texts: Iterator[str], config: Config = Config()) -> None:
 
     The same texts and configuration give the same bytes.
     """
+    transformers.utils.logging.disable_progress_bar()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=_tokenizer(texts, config.vocabulary_size), pad_token=PAD, eos_token=END)
     tokenizer.save_pretrained(folder)
     shape = LlamaConfig(
