@@ -41,19 +41,23 @@ class Manifest:
 
 
 def fingerprint(*parts: Any) -> str:
-    """Hash configurations (dataclasses, plain values) and other fingerprints into one, 16 hex digits long."""
-    return hashlib.sha256(json.dumps([as_plain(part) for part in parts], sort_keys=True).encode()).hexdigest()[:16]
+    """Hash configurations (dataclasses, plain values) and other fingerprints into one, 16 hex digits long.
+
+    Fields that a class names in `OPERATIONAL` decide how its work is done, not what comes out, and are left out.
+    """
+    return hashlib.sha256(json.dumps([as_plain(part, operational=False) for part in parts], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def as_plain(value: Any) -> Any:
+def as_plain(value: Any, operational: bool = True) -> Any:
     """Turn (nested) dataclasses, tuples, numpy's numbers and paths into what JSON can hold."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: as_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"type": f"{type(value).__qualname__}", **fields}
+        left_out = () if operational else getattr(value, "OPERATIONAL", ())
+        names = [field.name for field in dataclasses.fields(value) if field.name not in left_out]
+        return {"type": f"{type(value).__qualname__}", **{name: as_plain(getattr(value, name), operational) for name in names}}
     if isinstance(value, dict):
-        return {str(key): as_plain(item) for key, item in value.items()}
+        return {str(key): as_plain(item, operational) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [as_plain(item) for item in value]
+        return [as_plain(item, operational) for item in value]
     if isinstance(value, np.generic):
         return value.item()
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

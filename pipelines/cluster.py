@@ -18,7 +18,9 @@ from ray.data.datasource import FilenameProvider
 
 from components.errors import ConfigError, ResourceError
 
-LEAST_LOGICAL_CPUS = 4  # Ray Data's reading tasks ask for whole CPUs; with fewer they would wait for pools that hold them
+LEAST_LOGICAL_CPUS = 4  # a laptop's Ray: tasks that wait for files and actors that hold models share what cores there are
+CPUS_PER_TASK = 0.25  # of Ray Data's reading, changing and writing tasks beside a pool of actors
+ACTORS_TIMEOUT_S = 900  # for the place of a pool's actors on a cluster that others use too
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,14 @@ class Config:
 
     address: str | None = None
     """Address of a running cluster; default: the job's cluster (RAY_ADDRESS), else one of this run's own on this machine."""
+    autoscales: bool = False
+    """The cluster adds nodes when they are asked for: a run waits for them, where it would be refused."""
     object_store_gib: float = 1.0
     """Shared memory for data in flight on a cluster of the run's own; more spills to disk."""
 
     def __post_init__(self) -> None:
         if not 0.1 <= self.object_store_gib <= 1024:
-            raise ConfigError(f"ray.object_store_gib: expected 0.1 to 1024, got {self.object_store_gib}")
+            raise ConfigError(f"cluster.object_store_gib: expected 0.1 to 1024, got {self.object_store_gib}")
 
 
 def connect(config: Config) -> None:
@@ -67,6 +71,7 @@ def steady_data() -> None:
     context.execution_options.preserve_order = True
     # The new Parquet reader's listing task holds a whole CPU and can wait for ever on a small machine.
     context.use_datasource_v2 = False
+    context.wait_for_min_actors_s = ACTORS_TIMEOUT_S
 
 
 class _PartNames(FilenameProvider):
@@ -78,12 +83,12 @@ class _PartNames(FilenameProvider):
 
 def write_parts(dataset: Dataset, uri: str) -> None:
     """Write a data set's blocks as `part-*.parquet` below `uri`."""
-    dataset.write_parquet(uri, filename_provider=_PartNames(file_format="parquet"))
+    dataset.write_parquet(uri, filename_provider=_PartNames(file_format="parquet"), ray_remote_args={"num_cpus": CPUS_PER_TASK})
 
 
 def read_parts(uri: str) -> Dataset:
     """Read the `part-*.parquet` files below `uri`."""
-    return ray.data.read_parquet(uri, num_cpus=0.25)
+    return ray.data.read_parquet(uri, num_cpus=CPUS_PER_TASK)
 
 
 def where(dataset: Dataset, column: str, operator: Literal["==", "!="], value: str) -> Dataset:
@@ -94,7 +99,12 @@ def where(dataset: Dataset, column: str, operator: Literal["==", "!="], value: s
 
 def map_tables(dataset: Dataset, change: Callable[[pa.Table], pa.Table]) -> Dataset:
     """Change each block as an Arrow table."""
-    return dataset.map_batches(change, batch_format="pyarrow", batch_size=None)  # pyright: ignore[reportArgumentType]
+    return dataset.map_batches(
+        change,  # pyright: ignore[reportArgumentType]
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=CPUS_PER_TASK,
+    )
 
 
 def tables_of(dataset: Dataset) -> Iterator[pa.Table]:
@@ -111,7 +121,7 @@ class Need:
     each: dict[str, float]  # resources of one worker, all on one node
 
 
-DATA_TASKS = Need("Ray Data's own tasks", 1, {"CPU": 1.0})  # what reads for a pool of actors, and waits if they hold every CPU
+DATA_TASKS = Need("Ray Data's own tasks", 2, {"CPU": CPUS_PER_TASK})  # what reads for a pool of actors, and waits if they hold every CPU
 
 
 def require(stages: Mapping[str, Sequence[Need]]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +13,13 @@ from pathlib import Path
 from tyro.extras import overridable_config_cli
 
 from components import artifacts
+from components.datasets.demo import Demo
 from components.errors import ConfigError
 from components.joint.deepspeed_engine import deepspeed_config
 from components.report.summary import summary_table
 from pipelines import cluster
 from pipelines.config import RunConfig
+from pipelines.prompts import CPUS_PER_ACTOR
 from pipelines.recipes import RECIPES
 from pipelines.recording import store_of
 from pipelines.score import CPUS_PER_CRM_ACTOR
@@ -30,7 +34,16 @@ def parse(arguments: Sequence[str] | None) -> RunConfig:
     config = overridable_config_cli(recipes, prog="pipelines/full.py", description=DESCRIPTION, args=arguments)
     config = replace(config, output=config.output or f"runs/{config.recipe}")
     _refuse_relative_in_job(config)
-    return config
+    if not config.data and not isinstance(config.dataset, Demo.Config):
+        raise ConfigError("--data: expected the folder or URI of the raw files, got none")
+    # Workers have another working folder.
+    llm = replace(config.llm, path=_absolute(config.llm.path)) if Path(config.llm.path).is_dir() else config.llm
+    return replace(config, output=_absolute(config.output or ""), data=config.data and _absolute(config.data), llm=llm)
+
+
+def _absolute(uri: str) -> str:
+    """Return a local path as an absolute one, other URIs as they are."""
+    return uri if "://" in uri else str(Path(uri).absolute())
 
 
 def show_plan(config: RunConfig, output: str, steps: Sequence[tuple[str, bool]]) -> None:
@@ -43,7 +56,7 @@ def show_plan(config: RunConfig, output: str, steps: Sequence[tuple[str, bool]])
         print(f"DeepSpeed, stage {name}:")
         print(json.dumps(deepspeed_config(train.deepspeed, stage.micro_batch, stage.accumulation, train.workers), indent=2))
     print("Resources:")
-    stages = needs(config)
+    stages = {stage: wanted for stage, wanted in needs(config).items() if (stage, False) in steps}
     for stage, wanted in stages.items():
         print(f"  {stage}: " + ", ".join(f"{need.what} {need.count} x {need.each}" for need in wanted))
     lacking = [line for wanted in stages.values() for line in cluster.lacking(wanted)]
@@ -56,13 +69,15 @@ def needs(config: RunConfig) -> dict[str, list[cluster.Need]]:
     gpu = {"GPU": train.gpus_per_worker} if train.use_gpu == "yes" else {}
     by_llm = {"CPU": score.cpus_per_actor, "GPU": score.gpus_per_actor}
     return {
-        "prompts": [cluster.Need("rendering actors", config.prompts.actors, {"CPU": 1.0}), cluster.DATA_TASKS],
+        "tables": [cluster.Need("tasks", 1, {"CPU": 1.0})],
+        "prompts": [cluster.Need("rendering actors", config.prompts.actors, {"CPU": CPUS_PER_ACTOR}), cluster.DATA_TASKS],
         "checkpoints": [cluster.Need("training workers", train.workers, {"CPU": train.cpus_per_worker, **gpu})],
         "scores": [
             cluster.Need("LLM scoring actors", score.llm_actors, by_llm),
             cluster.Need("CRM scoring actors", score.crm_actors, {"CPU": CPUS_PER_CRM_ACTOR}),
             cluster.DATA_TASKS,
         ],
+        "policy": [cluster.Need("trials", 1, {"CPU": config.tune.cpus_per_trial})],
     }
 
 
@@ -71,8 +86,12 @@ def show_result(config: RunConfig, output: str) -> None:
     metrics = artifacts.read_json(artifacts.join(output, "report", "metrics.json"))
     print(summary_table(metrics))
     print(f"report: {artifacts.join(output, 'report', 'index.html')}")
-    print(f"runs in MLflow: mlflow ui --backend-store-uri {store_of(config, output)}")
-    print("on real data: python pipelines/full.py ml-100k --data FOLDER_OF_ML_100K")
+    store, bin_folder = store_of(config, output), Path(sys.executable).parent
+    if store.startswith("http"):
+        print(f"runs in MLflow: {store}")
+    else:
+        print(f"runs in MLflow: {shlex.quote(str(bin_folder / 'mlflow'))} ui --backend-store-uri {shlex.quote(store)}")
+    print(f"on real data: {shlex.quote(sys.executable)} pipelines/full.py ml-100k --data FOLDER_OF_ML_100K")
 
 
 def _refuse_relative_in_job(config: RunConfig) -> None:

@@ -9,11 +9,10 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from components import artifacts
-from components.errors import TandemError
+from components.errors import ConfigError, TandemError
 from components.llm import backbone
 from components.types import Tables
 from pipelines import VERSION, cluster, command_line, evaluate, policy, prepare, prompts, score, train
@@ -23,7 +22,7 @@ from pipelines.config import READERS, RunConfig
 from pipelines.interruption import Interruption
 from pipelines.lock import owned
 from pipelines.progress import Progress, quiet
-from pipelines.raw import digest
+from pipelines.raw import digest, folder_digest
 from pipelines.recording import Recording
 from pipelines.stage import StageContext
 
@@ -44,6 +43,7 @@ def chain(config: RunConfig, output: str, tables: Tables) -> list[Step]:
     llm = replace(config.llm, path=artifacts.join(output, "backbone")) if tiny else config.llm
     start = ("tables", "backbone") if tiny else ("tables",)
     asked, shown = config.prompts, config.prompts.history_length
+    weights = folder_digest(config.llm.path)
     job = train.Job(
         config.train, config.crm, llm, artifacts.join(output, "tables"), artifacts.join(output, "prompts"), asked.max_tokens, config.seed
     )
@@ -52,11 +52,11 @@ def chain(config: RunConfig, output: str, tables: Tables) -> list[Step]:
         Step("backbone", (config.tiny, shown), ("tables",), lambda at: tiny_backbone.run(at, config.tiny, shown)),
         Step(
             "prompts",
-            (asked, config.llm.path, config.llm.revision, config.seed),
+            (asked, config.llm.path, config.llm.revision, weights, config.seed),
             start,
             lambda at: prompts.run(at, asked, llm, config.seed),
         ),
-        Step("checkpoints", (config.train, config.crm, config.llm, config.seed), ("prompts",), lambda at: train.run(at, job)),
+        Step("checkpoints", (config.train, config.crm, config.llm, weights, config.seed), ("prompts",), lambda at: train.run(at, job)),
         Step("scores", (config.score,), ("checkpoints",), lambda at: score.run(at, config.score)),
         Step("policy", (config.tune,), ("scores",), lambda at: policy.run(at, config.tune)),
         Step("ensemble", (), ("checkpoints", "policy"), lambda at: gathering.run(at, asked)),
@@ -80,7 +80,7 @@ def fingerprints(steps: Sequence[Step]) -> dict[str, str]:
 
 def run(config: RunConfig, interruption: Interruption) -> None:
     """Run every stage whose artifact is not there yet, and show what came out."""
-    output = absolute(config.output or "")
+    output = config.output or ""
     tables = READERS[type(config.dataset)](config.dataset).read(config.data or "")
     steps = chain(config, output, tables)
     wanted = fingerprints(steps)
@@ -93,7 +93,9 @@ def run(config: RunConfig, interruption: Interruption) -> None:
         recording = Recording(config, output, wanted["report"])
         if left or not recording.is_complete():
             cluster.connect(config.cluster)
-            cluster.require(command_line.needs(config))
+            if not config.cluster.autoscales:
+                asked = command_line.needs(config)
+                cluster.require({step.name: asked[step.name] for step in left if step.name in asked})
             with recording:
                 _run_steps(left, output, wanted, Progress(len(left)), recording, interruption)
                 recording.finish()
@@ -113,11 +115,6 @@ def timings(context: StageContext) -> dict[str, dict[str, Any]]:
     return found
 
 
-def absolute(uri: str) -> str:
-    """Return a local path as an absolute one, since workers have another working folder; other URIs as they are."""
-    return uri if "://" in uri else str(Path(uri).absolute())
-
-
 def _run_steps(
     steps: Sequence[Step], output: str, wanted: dict[str, str], progress: Progress, recording: Recording, interruption: Interruption
 ) -> None:
@@ -128,7 +125,10 @@ def _run_steps(
             recording.stage(step.name, step.depends) as on_metrics,
             artifacts.create(artifacts.join(output, step.name), wanted[step.name], step.depends) as (folder, facts),
         ):
-            step.run(StageContext(output, folder, wanted[step.name], progress, on_metrics, facts))
+            try:
+                step.run(StageContext(output, folder, wanted[step.name], progress, on_metrics, facts))
+            except ConfigError as error:  # a key that only the data or the model could show to be wrong
+                raise TandemError(str(error)) from error
         progress.say("done")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pyarrow as pa
 from ray.data import ActorPoolStrategy, Dataset
@@ -16,10 +17,14 @@ from components.llm.prompt_rows import PromptRows
 from pipelines.cluster import map_tables, read_parts, where, write_parts
 from pipelines.stage import StageContext
 
+CPUS_PER_ACTOR = 0.5
+
 
 @dataclass(frozen=True)
 class Config:
     """Which samples become prompts, and how long these may be."""
+
+    OPERATIONAL: ClassVar = ("actors",)
 
     history_length: int = 15
     """Latest rated items that a prompt shows."""
@@ -68,7 +73,7 @@ def run(context: StageContext, config: Config, llm: backbone.Config, seed: int) 
             batch_format="pyarrow",
             batch_size=4096,
             compute=ActorPoolStrategy(size=config.actors),
-            num_cpus=1,
+            num_cpus=CPUS_PER_ACTOR,
         )
     )
     rendered = prompts.materialize()

@@ -50,6 +50,7 @@ class Recording:
     def __init__(self, config: RunConfig, output: str, fingerprint: str) -> None:
         self._config, self._output, self._fingerprint = config, output, fingerprint
         self.store = store_of(config, output)
+        self._finished = False
 
     def is_complete(self) -> bool:
         """Tell whether an earlier run of the same fingerprint recorded everything in the same store."""
@@ -62,7 +63,7 @@ class Recording:
 
     def __enter__(self) -> Recording:
         spool = Path(default_store(self._output).removeprefix("sqlite:///")).with_name(f"mlflow-spool-{self._fingerprint}.jsonl")
-        tracker = tracking.open_tracker(self._config.tracking, self.store, spool)
+        tracker = self._tracker = tracking.open_tracker(self._config.tracking, self.store, spool)
         tags = {"recipe": self._config.recipe, "output": self._output, "fingerprint": self._fingerprint}
         self._run = tracker.run(self._config.recipe, params=self._config, tags=tags, key=self._fingerprint)
         self._run.__enter__()
@@ -70,6 +71,9 @@ class Recording:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._run.__exit__(kind, error, trace)
+        # While the store is away its events wait in the spool: the same command, run again, sends them.
+        if self._finished and not self._tracker.is_behind:
+            artifacts.write_json(artifacts.join(self._output, MARK), self._mark)
 
     @contextlib.contextmanager
     def stage(self, name: str, settings: Sequence[Any]) -> Iterator[OnMetrics]:
@@ -93,7 +97,7 @@ class Recording:
         for name in ("report", "policy"):
             self._run.log_folder(artifacts.join(self._output, name), name)
         self._register(artifacts.join(self._output, "ensemble"))
-        artifacts.write_json(artifacts.join(self._output, MARK), self._mark)
+        self._finished = True
 
     def _register(self, folder: str) -> None:
         inputs = example_rows(self._output)

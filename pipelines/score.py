@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import torch
@@ -29,12 +29,14 @@ KEPT = ["split", "user_id", "item_id", "timestamp_s", "label", "p_crm", "p_llm",
 class Config:
     """How the score table is computed."""
 
+    OPERATIONAL: ClassVar = ("crm_actors", "llm_actors", "cpus_per_actor")
+
     crm_actors: int = 1
     """Actors that score with the CRM."""
     llm_actors: int = 2
     """Actors that score with the LLM."""
-    cpus_per_actor: float = 1.0
-    """CPUs, and with them threads, of each LLM actor."""
+    cpus_per_actor: float = 0.5
+    """CPUs of each LLM actor, which computes with as many threads, at least one."""
     gpus_per_actor: float = 0.0
     """GPUs of each LLM actor."""
     rows_per_block: int = 1024

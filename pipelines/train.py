@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import fsspec
 import ray
@@ -57,6 +57,8 @@ STARTS = 2  # times that a place for all workers is waited for
 @dataclass(frozen=True)
 class Config:
     """Who trains, on what, and in which stages."""
+
+    OPERATIONAL: ClassVar = ("max_failures", "checkpoint_every_s")
 
     workers: int = 2
     """Ray Train workers."""

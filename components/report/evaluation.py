@@ -84,7 +84,12 @@ def evaluate(valid: pd.DataFrame, test: pd.DataFrame, search: Search, facts: Run
         "quarantine": dict(facts.quarantine),
         "llm_answered": float(np.isfinite(contest.bench.rows["p_llm"]).mean()),
         "best_auc": facts.best_auc,
-        "policy": {"reads": search.policy.reads(), "unit": search.policy.unit, "asks": not search.policy.never_asks},
+        "policy": {
+            "reads": search.policy.reads(),
+            "unit": search.policy.unit,
+            "asks": not search.policy.never_asks,
+            "max_llm_share": search.policy.max_llm_share,
+        },
         "search": {"sentence": search.sentence, "gain": dict(search.gain), "trials": search.trials},
         "test": figures,
         "shares": shares,

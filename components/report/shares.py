@@ -65,16 +65,20 @@ def at_shares(contest: Contest, policies: Mapping[float, Policy]) -> dict[str, d
 def _at_share(contest: Contest, share: float, best: Policy) -> dict[str, Any]:
     """Compare routers that answer alike (as `best` does) and differ in what they ask about.
 
-    Random routing's interval is that of its first draw: one run of chance, as anybody who routes so would get.
+    Thresholds are validation's, so that each router's share of the test rows differs a little from `share`; random routing
+    and the oracle get what the best policy took. The interval of random routing is that of its first draw: one run of
+    chance, as anybody who routes so would get.
     """
     bench, names = contest.bench, get_args(RouterName)
-    routed, chance = best.decide(bench.rows), contest.random(best, share)
+    routed = best.decide(bench.rows)
+    taken = routed.llm_share or share
+    chance = contest.random(best, taken)
     spec = Spec("entropy", share, best.merge, best.weight, best.crm_calibration.name, best.llm_calibration.name, best.unit)
     return {
         "routed": _short(bench.measure_routes(routed)) | {"router": best.router.name, "auc_minus_crm": bench.against_crm(routed.p_routed)},
         **{name: _short(bench.measure_routes(contest.decide(replace(spec, router=name)))) for name in names},
         "random": _short(bench.measure_mean(chance)) | {"auc_minus_crm": bench.against_crm(chance[0].p_routed)},
-        "oracle": _short(bench.measure_routes(contest.oracle(best, share))),
+        "oracle": _short(bench.measure_routes(contest.oracle(best, taken))),
     }
 
 

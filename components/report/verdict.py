@@ -7,9 +7,9 @@ from typing import Any
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:
-    """Say in two to four sentences whether asking the LLM paid on test, and by how much."""
+    """Say in a few sentences whether asking the LLM paid on test, and by how much."""
     test = metrics["test"]
-    return " ".join((_policy(test), _otherwise(metrics), _llm_alone(test)))
+    return " ".join(filter(None, (_policy(test), _budget(metrics), _otherwise(metrics), _llm_alone(test))))
 
 
 def change(interval: Mapping[str, Any]) -> str:
@@ -31,6 +31,13 @@ def _policy(test: Mapping[str, Any]) -> str:
     if interval["high"] < 0:
         return f"Asking the LLM costs quality here. {asked}, from {_auc(test['crm'])} to {_auc(routed)}."
     return f"Asking the LLM makes no difference that these test rows can show. {asked}: the interval holds 0."
+
+
+def _budget(metrics: Mapping[str, Any]) -> str:
+    taken, allowed = metrics["test"]["routed"]["llm_share"], metrics["policy"]["max_llm_share"]
+    if taken <= allowed:
+        return ""
+    return f"That is more than the {allowed:.0%} allowed on validation, where the threshold was set: these rows are of another time."
 
 
 def _otherwise(metrics: Mapping[str, Any]) -> str:

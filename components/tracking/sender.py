@@ -59,6 +59,10 @@ class Sender:
             except AwayError:
                 return None
 
+    @property
+    def is_behind(self) -> bool:
+        return self._spool.waiting
+
     def flush(self) -> None:
         """Try once more to send what is kept, however recent the last attempt was."""
         if self._spool.waiting:

@@ -49,6 +49,11 @@ class Tracker:
             run.log_params(params)
         return run
 
+    @property
+    def is_behind(self) -> bool:
+        """Tell whether events are kept that the store has not got yet."""
+        return self.sender.is_behind
+
     def attach(self, run_id: str) -> Run:
         """Log to a run that another process began and will end; `run_id` is that process's `Run.run_id`."""
         return Run(self, run_id, run_id, ends=False)

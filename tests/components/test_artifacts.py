@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import numpy as np
@@ -284,3 +285,15 @@ def test_text_of_any_language_is_kept_readable_in_json(tmp_path: Path) -> None:
     artifacts.write_json(str(tmp_path / "note.json"), {"title": "Amélie 東京", "path": Path("a/b")})
     assert '"title": "Amélie 東京"' in (tmp_path / "note.json").read_text(encoding="utf-8")
     assert artifacts.read_json(str(tmp_path / "note.json")) == {"title": "Amélie 東京", "path": "a/b"}
+
+
+def test_how_work_is_done_is_not_in_a_fingerprint_but_in_the_manifest() -> None:
+    @dataclass(frozen=True)
+    class Config:
+        OPERATIONAL: ClassVar = ("actors",)
+        actors: int = 1
+        trials: int = 3
+
+    assert artifacts.fingerprint(Config(), [Config()]) == artifacts.fingerprint(Config(actors=8), [Config(actors=2)])
+    assert artifacts.fingerprint(Config()) != artifacts.fingerprint(Config(trials=4))
+    assert artifacts.as_plain(Config())["actors"] == 1

@@ -14,6 +14,8 @@ from tests.end_to_end.command import ROOT, environment, pipeline
 from tests.end_to_end.conftest import FinishedRun
 
 pytestmark = pytest.mark.end_to_end
+RECORDED = Path(__file__).with_name("recorded_demo_losses.json")  # of validation, after each epoch
+LOSSES = {"crm": "valid_crm_logloss", "llm": "valid_llm_logloss"}
 CHECK = ROOT.parent / "shared" / "tools" / "check_run.py"
 
 
@@ -30,6 +32,17 @@ def test_text_lets_the_ensemble_beat_the_crm_on_new_items(demo: FinishedRun) -> 
     routed = metrics_of(demo)["test"]["routed"]
     assert 0.05 <= routed["llm_share"] <= 0.40
     assert routed["auc_minus_crm"]["low"] > 0
+
+
+def test_losses_repeat_the_recorded_curve(demo: FinishedRun) -> None:
+    log = [json.loads(line) for line in (demo.output / "checkpoints" / "training_log.jsonl").read_text().splitlines()]
+    for model, recorded in json.loads(RECORDED.read_text()).items():
+        found = {(line["stage"], line["epoch"]): line[LOSSES[model]] for line in log if LOSSES[model] in line}
+        expected = {(stage, epoch): loss for stage, epoch, loss in recorded}
+        # Processors round differently: thousands of steps make it more, and a stage may end an epoch earlier or later.
+        both = found.keys() & expected.keys()
+        assert len(both) >= len(expected) - 2
+        assert {key: found[key] for key in both} == {key: pytest.approx(expected[key], abs=0.02) for key in both}
 
 
 def test_metrics_json_has_the_promised_keys(demo: FinishedRun) -> None:

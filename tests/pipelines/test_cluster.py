@@ -13,8 +13,9 @@ import ray
 
 from components.errors import ConfigError, ResourceError
 from components.features.tables import read_samples
-from pipelines import cluster
+from pipelines import cluster, command_line
 from pipelines.cluster import Need
+from pipelines.recipes import RECIPES
 from tests.pipelines.local_ray import local_ray
 
 
@@ -62,6 +63,12 @@ def test_what_a_stage_needs_is_placed_side_by_side(monkeypatch: pytest.MonkeyPat
     assert lacking(monkeypatch, two, Need("actors", 4, {"CPU": 1.0}), Need("readers", 1, {"CPU": 1.0})) == []
     found = lacking(monkeypatch, two, Need("actors", 4, {"CPU": 1.0}), Need("readers", 2, {"CPU": 0.75}))
     assert found == ["readers need 2 x {'CPU': 0.75}, 1 can be placed"]
+
+
+@pytest.mark.parametrize("recipe", ["demo", "ml-100k", "ml-1m-collm", "amazon", "tabular"])
+def test_a_recipe_for_small_machines_fits_on_a_node_of_two_cpus(monkeypatch: pytest.MonkeyPatch, recipe: str) -> None:
+    for needs in command_line.needs(RECIPES[recipe]()).values():
+        assert lacking(monkeypatch, nodes({"CPU": 2.0}), *needs) == []
 
 
 @pytest.mark.parametrize(("gpus", "share", "places"), [(1.0, 0.1, 10), (2.0, 0.3, 6), (7.0, 0.7, 10), (3.0, 0.05, 60)])

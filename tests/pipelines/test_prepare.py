@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,16 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.datasets.movielens import MovieLens100k
+from components.datasets.movielens import MovieLens1m, MovieLens100k
 from components.errors import ConfigError, DataError
 from components.features.tables import load_store, read_samples
 from components.types import Field, FieldKind, Schema, Source, Tables
 from pipelines import prepare
 from pipelines.progress import Progress
+from pipelines.recipes import ml_1m
 from pipelines.stage import StageContext
 from tests.pipelines.local_ray import local_ray
 
-ML_100K = Path(__file__).resolve().parents[3] / "shared" / "data" / "ml-100k"
+SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+ML_100K, ML_1M = SHARED_DATA / "ml-100k", SHARED_DATA / "ml-1m"
 FUTURE_S = 4_102_444_800  # 2100
 LATE_ITEM = "i99"  # exists only at the end of time
 SCHEMA = Schema(
@@ -343,6 +346,18 @@ def test_movielens_100k_has_the_rows_of_the_published_protocol(tmp_path: Path) -
     found = run(tmp_path / "tables", MovieLens100k(MovieLens100k.Config()).read(str(ML_100K)), prepare.Config())
     assert found.facts["rows"] == {"train": 76_228, "valid": 9_528, "test": 9_529}
     assert (found.quarantine, found.facts["work"]) == ([], (100_000, "interactions"))
+
+
+@pytest.mark.skipif(not ML_1M.is_dir(), reason=f"needs MovieLens-1M in {ML_1M}")
+def test_movielens_1m_has_the_rows_of_the_published_protocol_whatever_its_times(tmp_path: Path) -> None:
+    rows = gzip.decompress((ML_1M / "ratings_notime.dat.gz").read_bytes()).decode().split()
+    times = np.random.default_rng(0).integers(956_703_932, 1_046_454_590, len(rows))
+    (tmp_path / "ratings.dat").write_text("".join(f"{row}::{time}\n" for row, time in zip(rows, times, strict=True)))
+    for name in ("users.dat", "movies.dat"):
+        (tmp_path / name).symlink_to(ML_1M / name)
+    found = run(tmp_path / "tables", MovieLens1m(MovieLens1m.Config()).read(str(tmp_path)), ml_1m().prepare)
+    assert found.facts["rows"] == {"train": 776_007, "valid": 97_000, "test": 97_002}
+    assert (found.quarantine, found.facts["work"]) == ([], (1_000_209, "interactions"))
 
 
 def many_rows(count: int, part: int) -> Iterator[pd.DataFrame]:
