@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import ray
+import ray.exceptions
 
 Line = dict[str, float | str]
 POLL_S = 1.0
@@ -47,5 +49,10 @@ class Reader:
         closing = False
         while not closing:
             closing = self._closing.wait(POLL_S)
-            for line in ray.get(self.board.take.remote()):
+            try:
+                lines = ray.get(self.board.take.remote())
+            except ray.exceptions.RayError as error:  # its node is gone: the work itself goes on, or says why it does not
+                logging.getLogger(__name__).warning("progress of this stage can't be shown any more: %s", error)
+                return
+            for line in lines:
                 self._on_line(line)

@@ -125,10 +125,12 @@ def _run_steps(
             recording.stage(step.name, step.depends) as on_metrics,
             artifacts.create(artifacts.join(output, step.name), wanted[step.name], step.depends) as (folder, facts),
         ):
+            context = StageContext(output, folder, wanted[step.name], progress, on_metrics, facts)
             try:
-                step.run(StageContext(output, folder, wanted[step.name], progress, on_metrics, facts))
+                step.run(context)
             except ConfigError as error:  # a key that only the data or the model could show to be wrong
                 raise TandemError(str(error)) from error
+        context.clear_scratch()
         progress.say("done")
 
 

@@ -19,14 +19,13 @@ SHARES = (0.1, 0.2, 0.3, 0.5, 1.0)  # LLM shares at which the report compares ro
 def run(context: StageContext, config: search.Config) -> None:
     """Write the artifact `policy/`: `policy.json`, what the search found, and validation's best policies at SHARES."""
     valid = read_scores(context.artifact("scores"), "valid")
-    storage = artifacts.join(context.output, ".search", context.fingerprint)
 
     def show(trial: Progress) -> None:
         context.progress.update(trial.done, trial.total, f"policies tried ({trial.text})")
         if trial.auc is not None and trial.share is not None:
             context.on_metrics({"auc": trial.auc, "llm_share": trial.share}, trial.done)
 
-    found = search.search(valid, config, storage, show)
+    found = search.search(valid, config, context.scratch, show)
     at_shares = search.at_shares(valid, found.candidates, SHARES, config)
     for failure in found.failures:
         context.progress.say(f"a trial failed and is left out: {failure}")
@@ -38,8 +37,6 @@ def run(context: StageContext, config: search.Config) -> None:
     for name, table in (("trials", found.trials), ("pareto", found.pareto)):
         _write(table, artifacts.join(context.folder, f"{name}.parquet"))
     context.facts.update(gain, work=(len(found.trials), "policies"))
-    fs, path = fsspec.core.url_to_fs(storage)
-    fs.rm(path, recursive=True)
 
 
 def _write(table: pd.DataFrame, uri: str) -> None:

@@ -126,10 +126,8 @@ class Job:
 
 def run(context: StageContext, job: Job) -> None:
     """Write the artifact `checkpoints/`: `crm/`, `llm/` and `training_log.jsonl`; goes on where a run of the same fingerprint stopped."""
-    storage = artifacts.join(context.output, ".training")
-    attempts = artifacts.join(storage, context.fingerprint)
     job = replace(job, gpu=wants_gpu(job.train))
-    start = newest_whole(attempts, job.train.workers, context.progress.say)
+    start = newest_whole(context.scratch, job.train.workers, context.progress.say)
     if start:
         context.progress.say(f"training goes on from {start}")
     for name, value in RAY_TRAIN_SETTINGS.items():
@@ -143,7 +141,7 @@ def run(context: StageContext, job: Job) -> None:
             scaling_config=scaling(job.train, job.gpu),
             run_config=RayRunConfig(
                 name=context.fingerprint,
-                storage_path=storage,
+                storage_path=context.scratch.rsplit("/", 1)[0],
                 failure_config=FailureConfig(max_failures=job.train.max_failures, controller_failure_limit=STARTS - 1),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
                 callbacks=[EndOnMistake()],
@@ -152,11 +150,6 @@ def run(context: StageContext, job: Job) -> None:
         result = _fit(trainer, job)
     assert result.checkpoint is not None, "the last thing that training does is to report a checkpoint"
     _export(result.checkpoint, context)
-    fs, path = fsspec.core.url_to_fs(attempts)
-    fs.rm(path, recursive=True)
-    rest = path.rsplit("/", 1)[0]
-    if not fs.ls(rest):  # attempts of other configurations can still be gone on with
-        fs.rmdir(rest)
 
 
 def wants_gpu(config: Config) -> bool:

@@ -41,7 +41,8 @@ def _liked(block: pd.DataFrame, schema: Schema, items: pd.Index) -> pd.DataFrame
     liked = pd.DataFrame({"sample": sample, "user_row": user, "item_row": items.get_indexer(lists.to_numpy())})
     training = block.loc[block["split"] == "train", ["user_row", "item_row", "timestamp_s"]]
     timed = liked.merge(training.drop_duplicates(["user_row", "item_row"]), on=["user_row", "item_row"])
-    return timed.assign(rating=schema.rating_max)
+    earlier = timed["timestamp_s"].to_numpy() <= block["timestamp_s"].to_numpy()[timed["sample"]]
+    return timed.loc[earlier].assign(rating=schema.rating_max)
 
 
 def _disliked(block: pd.DataFrame, schema: Schema) -> pd.DataFrame:

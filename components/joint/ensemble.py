@@ -25,6 +25,7 @@ from components.routing.policy import Policy
 from components.types import FieldKind
 
 KEYS = ["user_id", "item_id", "timestamp_s", "history_items", "history_ratings", "earlier_count"]
+ANSWER_COLUMNS = ("user_id", "item_id", "timestamp_s", "arm", "p_crm", "p_llm", "p_routed")
 MAX_BATCH_TOKENS = 16_384
 
 
@@ -84,9 +85,7 @@ class Ensemble:
             tokens = token_arrays(self.prompts.encode(samples.filter(pa.array(asked))))
             scored.loc[asked, "p_llm"] = score(self.llm, tokens, MAX_BATCH_TOKENS)  # pyright: ignore[reportArgumentType]
         routes = self.policy.decide(scored)
-        return scored.assign(arm=routes.arm, p_routed=routes.p_routed)[
-            ["user_id", "item_id", "timestamp_s", "arm", "p_crm", "p_llm", "p_routed"]
-        ]
+        return scored.assign(arm=routes.arm, p_routed=routes.p_routed)[list(ANSWER_COLUMNS)]
 
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Score rows with ids: what MLflow calls."""

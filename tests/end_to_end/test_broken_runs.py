@@ -50,7 +50,7 @@ def test_a_run_that_is_interrupted_stopped_and_killed_ends_as_an_unbroken_one(sh
     assert "tables" not in said  # it was there
 
     def is_training() -> bool:
-        return len(list((output / ".training").glob("*/checkpoint_*/position.json"))) > 1
+        return len(list((output / ".scratch").glob("*/checkpoint_*/position.json"))) > 1
 
     code, said = broken(short_folder, output, is_training, signal.SIGKILL)
     assert code == -signal.SIGKILL, said[-9000:]
@@ -59,7 +59,7 @@ def test_a_run_that_is_interrupted_stopped_and_killed_ends_as_an_unbroken_one(sh
         done = pipeline(short_folder, "demo", "--output", str(folder), *SMALL, *OFTEN)
         assert done.returncode == 0, done.stderr[-4000:]
         assert ("goes on" in done.stderr) == (folder == output)
-        assert not [path for path in folder.iterdir() if "partial" in path.name or path.name == ".training"]
+        assert not [path for path in folder.iterdir() if "partial" in path.name or path.name == ".scratch"]
 
     columns = ["split", "user_id", "item_id", "timestamp_s", "label", "p_crm", "p_llm"]
     one, other = (pd.read_parquet(folder / "scores")[columns].astype({"split": str}) for folder in (output, unbroken))

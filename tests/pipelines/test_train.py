@@ -127,7 +127,9 @@ def test_a_run_whose_worker_is_killed_ends_as_if_none_had_been(data: Path, tmp_p
         torch.testing.assert_close(llm[name.removeprefix("language_model.")], torch.from_numpy(value), rtol=0, atol=1e-6)
     assert watched.context.facts["work"] == (24 + 96 + 48, "steps")
     assert set(watched.context.facts["best"]) == {"crm", "llm"}
-    assert not (tmp_path / ".training").exists()
+    assert list((tmp_path / ".scratch").iterdir()) != []  # until the artifact stands
+    watched.context.clear_scratch()
+    assert not (tmp_path / ".scratch").exists()
 
 
 @pytest.mark.ray

@@ -7,7 +7,6 @@ import json
 import logging
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -106,7 +105,7 @@ def test_a_run_ends_as_its_block_ended(folder: Path, error: BaseException | None
 
 def test_ctrl_c_marks_the_run_and_its_child_killed(folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt), open_at(folder).run("full") as run, run.child("train"):
-        signal.raise_signal(signal.SIGINT)
+        raise KeyboardInterrupt
     assert rows(folder, "select name, status from runs order by name") == [("full", "KILLED"), ("train", "KILLED")]
 
 
