@@ -88,10 +88,6 @@ class CrmInputs:
     history_length: int
     item_slot: int  # index in `slots` of the item id, whose embedding rows the history uses too
 
-    @property
-    def slot_columns(self) -> int:
-        return sum(slot.width for slot in self.slots)
-
 
 @dataclass(frozen=True)
 class CrmBatch:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -44,12 +45,36 @@ RELEASES = (
 )
 
 
-@dataclass(frozen=True)
 class Core:
-    """The users and items that the k-core filter keeps."""
+    """The users and items that the k-core filter keeps; found by one pass over the reviews, when it is first asked for."""
 
-    users: pd.Index
-    items: pd.Index
+    def __init__(self, reviews: tuple[str, ...], keys: Keys, k: int) -> None:
+        self._reviews, self._keys, self._k = reviews, keys, k
+
+    @property
+    def users(self) -> pd.Index | None:
+        """The kept users; None keeps all."""
+        return self._kept[0]
+
+    @property
+    def items(self) -> pd.Index | None:
+        """The kept items; None keeps all."""
+        return self._kept[1]
+
+    @cached_property
+    def _kept(self) -> tuple[pd.Index | None, pd.Index | None]:
+        if not self._k:
+            return None, None
+        chunks = (chunk.columns.columns for path in self._reviews for chunk in read_json_lines(path, (self._keys.user, self._keys.item)))
+        users, items = k_core(((as_text(user), as_text(item)) for user, item in chunks), self._k)
+        if users.empty:
+            where = ", ".join(self._reviews)
+            raise DataError(f"expected users and items with at least {self._k} reviews in {where}; found none (--dataset.k-core)")
+        return users, items
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel with what was found, so that no worker looks for it again."""
+        return {**self.__dict__, "_kept": self._kept}
 
 
 class Amazon:
@@ -82,15 +107,19 @@ class Amazon:
         self.config = config
 
     def read(self, folder: str) -> Tables:
-        """Find the files and, for the k-core, stream the ids once; raises DataError where there are no reviews."""
+        """Find the files; raises DataError where there are no reviews."""
         reviews, metadata = self._files(folder)
         keys = _release(reviews)
-        core = _core(reviews, keys, self.config.k_core)
+        core = Core(reviews, keys, self.config.k_core)
         fields = METADATA_FIELDS if metadata else ()
         return Tables(
             schema=Schema(1.0, 5.0, self.config.positive_above, item_fields=fields, item_noun=self.config.item_noun),
             interactions=tuple(Source(path, partial(_interactions, path, keys, core)) for path in reviews),
-            items=(Source((metadata or reviews)[0], partial(_items, metadata, reviews, keys, core)),),
+            # One source reads all metadata, so that no item comes twice; the others stand for their files.
+            items=(
+                Source((metadata or reviews)[0], partial(_items, metadata, reviews, keys, core)),
+                *(Source(path, _nothing) for path in metadata[1:]),
+            ),
         )
 
     def _files(self, folder: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -112,29 +141,23 @@ def _release(reviews: tuple[str, ...]) -> Keys:
     return keys
 
 
-def _core(reviews: tuple[str, ...], keys: Keys, k: int) -> Core | None:
-    if not k:
-        return None
-    chunks = (chunk.columns.columns for path in reviews for chunk in read_json_lines(path, (keys.user, keys.item)))
-    users, items = k_core(((as_text(user), as_text(item)) for user, item in chunks), k)
-    if users.empty:
-        raise DataError(f"expected users and items with at least {k} reviews in {', '.join(reviews)}; found none (--dataset.k-core)")
-    return Core(users, items)
+def _nothing() -> Iterator[pd.DataFrame]:
+    yield from ()
 
 
-def _interactions(path: str, keys: Keys, core: Core | None) -> Iterator[pd.DataFrame]:
+def _interactions(path: str, keys: Keys, core: Core) -> Iterator[pd.DataFrame]:
     for chunk in read_json_lines(path, keys.names):
         user, item, rating, time = chunk.columns.columns
         user_id, item_id, seconds = as_text(user), as_text(item), as_seconds(time, keys.time_format)
         frame = chunk.frame({"user_id": user_id, "item_id": item_id, "rating": as_number(rating), "timestamp_s": seconds})
-        kept = _within(user_id, core and core.users) & _within(item_id, core and core.items)
+        kept = _within(user_id, core.users) & _within(item_id, core.items)
         # A row without an id is in no core, yet it must reach the row checks.
         yield _rows(frame, kept | user_id.isna() | item_id.isna())
 
 
-def _items(metadata: tuple[str, ...], reviews: tuple[str, ...], keys: Keys, core: Core | None) -> Iterator[pd.DataFrame]:
+def _items(metadata: tuple[str, ...], reviews: tuple[str, ...], keys: Keys, core: Core) -> Iterator[pd.DataFrame]:
     """Yield the items with metadata, then those that are known by their reviews alone."""
-    kept = core and core.items
+    kept = core.items
     seen: set[str] = set()
     for path in metadata:
         for item_id, frame in _described(path, keys.item):

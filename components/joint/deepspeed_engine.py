@@ -35,13 +35,13 @@ class Config:
     def __post_init__(self) -> None:
         if self.precision == "bf16" and self.zero_stage == 0:
             # There DeepSpeed starts AdamW's bias correction one step too late, and the first steps are too short.
-            raise ConfigError("precision 'bf16' needs zero_stage 1, 2 or 3, got 0")
+            raise ConfigError("train.deepspeed.precision 'bf16' needs zero_stage 1, 2 or 3, got 0")
         if self.offload == "optimizer" and self.zero_stage < 2:
-            raise ConfigError(f"offload 'optimizer' needs zero_stage 2 or 3, got {self.zero_stage}")
+            raise ConfigError(f"train.deepspeed.offload 'optimizer' needs zero_stage 2 or 3, got {self.zero_stage}")
         if self.offload == "all" and self.zero_stage != 3:
-            raise ConfigError(f"offload 'all' needs zero_stage 3, got {self.zero_stage}")
+            raise ConfigError(f"train.deepspeed.offload 'all' needs zero_stage 3, got {self.zero_stage}")
         if self.gradient_clipping <= 0:
-            raise ConfigError(f"gradient_clipping: expected a number > 0, got {self.gradient_clipping}")
+            raise ConfigError(f"train.deepspeed.gradient_clipping: expected a number > 0, got {self.gradient_clipping}")
 
 
 def deepspeed_config(config: Config, micro_batch: int, accumulation: int, workers: int) -> dict[str, Any]:
@@ -71,7 +71,9 @@ class DeepSpeedEngine:
         self, model: JointModel, groups: Sequence[ParameterGroup], device: str, config: Config, micro_batch: int, accumulation: int
     ) -> None:
         if device == "cpu" and config.offload != "none":
-            raise ConfigError(f"offload '{config.offload}' needs GPU workers; on CPU everything is in the host's memory already")
+            raise ConfigError(
+                f"train.deepspeed.offload '{config.offload}' needs GPU workers; on CPU everything is in the host's memory already"
+            )
         _prepare(device)
         import deepspeed
 

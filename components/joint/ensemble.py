@@ -26,7 +26,6 @@ from components.types import FieldKind
 
 KEYS = ["user_id", "item_id", "timestamp_s", "history_items", "history_ratings", "earlier_count"]
 ANSWER_COLUMNS = ("user_id", "item_id", "timestamp_s", "arm", "p_crm", "p_llm", "p_routed")
-MAX_BATCH_TOKENS = 16_384
 
 
 class Ensemble:
@@ -83,7 +82,7 @@ class Ensemble:
         scored["p_llm"] = np.nan
         if asked.any():
             tokens = token_arrays(self.prompts.encode(samples.filter(pa.array(asked))))
-            scored.loc[asked, "p_llm"] = score(self.llm, tokens, MAX_BATCH_TOKENS)  # pyright: ignore[reportArgumentType]
+            scored.loc[asked, "p_llm"] = score(self.llm, tokens)  # pyright: ignore[reportArgumentType]
         routes = self.policy.decide(scored)
         return scored.assign(arm=routes.arm, p_routed=routes.p_routed)[list(ANSWER_COLUMNS)]
 

@@ -92,6 +92,7 @@ def evaluate(valid: pd.DataFrame, test: pd.DataFrame, search: Search, facts: Run
         },
         "search": {"sentence": search.sentence, "gain": dict(search.gain), "trials": search.trials},
         "test": figures,
+        "controls": {"placebo": contest.bench.measure_routes(contest.placebo(reference))},
         "shares": shares,
         "curve": curve(contest, search.pareto, shares, figures),
         "segments": segments(contest.bench, routes),

@@ -53,6 +53,10 @@ class Contest:
     def oracle(self, policy: Policy, share: float) -> Routes:
         return baselines.oracle(self.bench.rows, policy, share)
 
+    def placebo(self, policy: Policy) -> Routes:
+        """Ask as `policy` does, but an "LLM" that knows nothing."""
+        return baselines.placebo(self.valid, self.bench.rows, policy)
+
     def average(self) -> Routes:
         return baselines.average(self.valid, self.bench.rows)
 

@@ -43,7 +43,8 @@ def _budget(metrics: Mapping[str, Any]) -> str:
 def _otherwise(metrics: Mapping[str, Any]) -> str:
     random, routed = metrics["test"]["random"], metrics["test"]["routed"]
     if routed["llm_share"] > 0:
-        return f"The same number of rows chosen by chance gives {_auc(random)}."
+        placebo = metrics["controls"]["placebo"]
+        return f"The same number of rows chosen by chance gives {_auc(random)}, an LLM that knows nothing {_auc(placebo)}."
     share = f"{random['llm_share']:.0%}"
     asked = metrics["shares"].get("0.2")
     if asked is None:

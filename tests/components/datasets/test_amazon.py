@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from components.datasets.amazon import Amazon
+from components.datasets.raw.kcore import k_core
 from components.errors import ConfigError, DataError
 from components.types import Source
 from tests.components.datasets.samples import lines, packed_json, review, write_amazon
@@ -107,10 +109,21 @@ def test_a_broken_line_is_no_reason_to_stop_and_stays_a_row(tmp_path: Path, whol
     assert interactions["timestamp_s"].isna().tolist() == [False] * 4 + [True, True, False]
 
 
-def test_a_core_that_is_empty_is_refused(tmp_path: Path) -> None:
+def test_a_core_that_is_empty_is_refused(tmp_path: Path, whole: Whole) -> None:
     write_amazon(tmp_path)
     with pytest.raises(DataError, match="expected users and items with at least 6 reviews"):
-        Amazon(Amazon.Config(k_core=6)).read(str(tmp_path))
+        read(tmp_path, whole, k_core=6)
+
+
+def test_the_core_is_found_once_and_not_before_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_amazon(tmp_path)
+    passes: list[int] = []
+    monkeypatch.setattr("components.datasets.amazon.k_core", lambda chunks, k: passes.append(k) or k_core(chunks, k))
+    tables = Amazon(Amazon.Config(k_core=2)).read(str(tmp_path))
+    assert passes == []  # a plan, or a run that has nothing to do, reads no review
+    travelled = [pickle.loads(pickle.dumps(source)) for source in tables.interactions]
+    assert sum(len(chunk) for source in travelled for chunk in source.read()) > 0
+    assert passes == [2]
 
 
 def test_a_folder_without_reviews_is_refused(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_the_shapes_are_announced_to_the_model(store: FeatureStore) -> None:
         Slot("device", 6, 1, 18),
         Slot("moods", 7, 2, 20),
     )
-    assert (inputs.embedding_rows, inputs.slot_columns, inputs.item_slot, inputs.history_length) == (22, 9, 2, 3)
+    assert (inputs.embedding_rows, inputs.item_slot, inputs.history_length) == (22, 2, 3)
     assert inputs.numeric_names == ("age", "wait", "history_log_length", "history_mean_residual", "history_mean_residual_last_10")
 
 
