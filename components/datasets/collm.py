@@ -39,7 +39,7 @@ class CollmMl1m:
         return Tables(
             schema=Schema(0.0, 1.0, 0.5, item_noun="movie", shipped_split=True),
             interactions=tuple(Source(path, partial(_interactions, path, split)) for split, path in paths.items()),
-            items=(Source(folder, partial(_items, tuple(paths.values()))),),
+            items=(Source(paths["train"], partial(_items, tuple(paths.values()))),),
         )
 
 

@@ -20,6 +20,11 @@ pytestmark = pytest.mark.end_to_end
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
+def with_token(temp: Path) -> dict[str, str]:
+    """Return an environment in which every node and every client of the cluster knows its token."""
+    return {**environment(temp), "RAY_AUTH_MODE": "token"}
+
+
 def free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in sockets]
@@ -33,7 +38,7 @@ def node(temp: Path, *arguments: str) -> Iterator[None]:
     """A Ray node of two CPUs, with everything that it starts."""
     command = [RAY, "start", *arguments, "--num-cpus", "2", "--object-store-memory", "500000000", "--disable-usage-stats", "--block"]
     # Workers find the packages and `python` where the tests have theirs.
-    found = {**environment(temp), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    found = {**with_token(temp), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     with (temp / "nodes.log").open("a") as log:
         process = subprocess.Popen(command, env=found, cwd=temp, stdout=log, stderr=log, start_new_session=True)
     try:
@@ -57,6 +62,7 @@ def wait_for(port: int, log: Path) -> None:
 @pytest.fixture(scope="module")
 def dashboard(short_folder: Path) -> Iterator[str]:
     (short_folder / "ray").mkdir(exist_ok=True)
+    subprocess.run([RAY, "get-auth-token", "--generate"], env=with_token(short_folder), capture_output=True, check=True)
     gcs, board, client, agent, other_agent, http, other_http = free_ports(7)
     url = f"http://127.0.0.1:{board}"
     head = ["--head", "--port", str(gcs), "--dashboard-port", str(board), "--ray-client-server-port", str(client)]
@@ -79,7 +85,7 @@ def dashboard(short_folder: Path) -> Iterator[str]:
 
 def submit(temp: Path, dashboard: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [RAY, "job", "submit", "--address", dashboard, "--working-dir", ".", "--", "python", "pipelines/full.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment(temp), capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(command, cwd=ROOT, env=with_token(temp), capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_a_submitted_job_runs_on_two_nodes(dashboard: str, short_folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +55,13 @@ def test_the_dry_run_shows_the_plan_and_what_the_cluster_lacks(ml_1m: Path, shor
     assert "NOT enough" in done.stdout
 
 
-def test_a_two_layer_llama_takes_the_same_path(ml_1m: Path, short_folder: Path) -> None:
+def test_a_two_layer_llama_takes_the_same_path_while_the_tracking_server_is_away(ml_1m: Path, short_folder: Path) -> None:
     output, llama = short_folder / "corella", families.save("llama", short_folder / "llama", layers=2)
     own = ["--llm.path", str(llama), "--llm.revision", "", "--prompts.max-tokens", "1024", "--prepare.expected-rows", "None"]
-    done = pipeline(short_folder, "corella", "--data", str(ml_1m), "--output", str(output), *SMALL, *own, *ON_CPU)
+    command = ["corella", "--data", str(ml_1m), "--output", str(output), *SMALL, *own, *ON_CPU]
+    done = pipeline(short_folder, *command, "--tracking.uri", "http://127.0.0.1:1")
     assert done.returncode == 0, done.stderr[-4000:]
+    assert "tracking is away" in done.stderr
     saved = output / "checkpoints" / "llm"
     assert json.loads((saved / "base.json").read_text()) == {"path": str(llama), "revision": "", "dtype": "bfloat16"}
     assert json.loads((saved / "adapter_config.json").read_text())["target_modules"] in (["q_proj", "v_proj"], ["v_proj", "q_proj"])
@@ -67,3 +70,14 @@ def test_a_two_layer_llama_takes_the_same_path(ml_1m: Path, short_folder: Path) 
     assert any("train_alignment_loss" in line for line in log)
     scores = pd.read_parquet(output / "scores")
     assert scores["p_llm"].between(0, 1).all()
+
+    # The same command, with a store that answers, sends what was kept and does nothing else.
+    store = short_folder / "later.db"
+    again = pipeline(short_folder, *command, "--tracking.uri", f"sqlite:///{store}")
+    assert again.returncode == 0, again.stderr[-4000:]
+    assert "checkpoints" not in again.stderr
+    with sqlite3.connect(store) as database:
+        names = {name for (name,) in database.execute("select name from runs")}
+        versions = database.execute("select count(*) from model_versions").fetchone()
+    assert {"corella", "tables", "prompts", "checkpoints", "scores", "policy", "ensemble", "report"} <= names
+    assert versions == (1,)
