@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from components.errors import OutputBusyError
@@ -68,7 +69,7 @@ def test_what_an_owner_started_does_not_keep_the_folder(tmp_path: Path) -> None:
             owner.wait(10)
             os.kill(int(child), 0)  # still there
             with owned(str(tmp_path)):
-                pass
+                assert (tmp_path / ".lock").read_text() == str(os.getpid())
         finally:
             os.kill(int(child), signal.SIGKILL)
 
@@ -98,4 +99,4 @@ def test_a_longer_process_number_of_an_earlier_owner_is_forgotten(tmp_path: Path
 
 def test_an_object_store_is_not_locked() -> None:
     with owned("memory://bucket/lock-test"), owned("memory://bucket/lock-test"):
-        pass
+        assert not fsspec.filesystem("memory").exists("/bucket/lock-test/.lock")

@@ -145,4 +145,5 @@ def test_one_group_without_clicks_still_gives_figures():
 
 def test_one_test_row_gives_a_report():
     metrics = measured(doubting(), by_hand().iloc[:1])
-    Reader(render(metrics, figures(metrics, []), {}))
+    assert metrics["test"]["crm"]["auc"] is None  # one label alone
+    assert "an undefined AUC" in render(metrics, figures(metrics, []), {})
