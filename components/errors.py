@@ -19,6 +19,17 @@ class DataError(TandemError):
     """Raw data is missing, empty, or bad beyond what the run accepts."""
 
 
+class FieldError(DataError):
+    """A field of a request is wrong; the message never repeats what was sent."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(field, message)
+        self.field, self.message = field, message
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
 class ArtifactError(TandemError):
     """An artifact is missing, incomplete or damaged."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,10 +24,27 @@ HISTORY_NUMBERS = ("history_log_length", "history_mean_residual", "history_mean_
 
 @dataclass(frozen=True)
 class Encoded:
-    """A table's rows as embedding rows [R, S] and standardised numbers [R, N]."""
+    """A table's rows as embedding rows [R, S] and standardised numbers [R, N], and what training saw of each [R]."""
 
     ids_RS: NDArray[np.int64]
     numeric_RN: NDArray[np.float32]
+    train_count_R: NDArray[np.int64]
+    train_rating_R: NDArray[np.float32]  # mean rating in training; 0 where the table has none
+
+    def take(self, rows: NDArray[np.int32]) -> Encoded:
+        """Return these rows."""
+        return Encoded(*(values[rows] for values in self._columns))
+
+    def put(self, positions: NDArray[np.int64], rows: Encoded) -> Encoded:
+        """Return a copy with other rows at some positions."""
+        columns = [values.copy() for values in self._columns]
+        for values, new in zip(columns, rows._columns, strict=True):
+            values[positions] = new
+        return Encoded(*columns)
+
+    @property
+    def _columns(self) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+        return self.ids_RS, self.numeric_RN, self.train_count_R, self.train_rating_R
 
 
 class FeatureStore:
@@ -46,10 +64,26 @@ class FeatureStore:
         self.schema, self.users, self.items = schema, users, items
         self.vocabularies, self.numeric = vocabularies, numeric
         self.history_length, self.tag_width = history_length, tag_width
-        self._users = self._encode(users, (USER_ID, *schema.user_fields))
-        self._items = self._encode(items, (ITEM_ID, *schema.item_fields))
-        self._item_rating = items["train_rating_mean"].to_numpy(np.float32)
+        self.encoded_users, self.encoded_items = self.encode_users(users), self.encode_items(items)
         self.inputs = self._inputs()
+
+    def encode_users(self, users: pd.DataFrame) -> Encoded:
+        """Encode rows of a table of users; without `train_count`, as nobody that training knew."""
+        return self._encode(users, (USER_ID, *self.schema.user_fields))
+
+    def encode_items(self, items: pd.DataFrame) -> Encoded:
+        """Encode rows of a table of items; without `train_count`, as items that training never saw."""
+        return self._encode(items, (ITEM_ID, *self.schema.item_fields))
+
+    def encode_context(self, context: pd.DataFrame) -> Encoded:
+        """Encode what is known of interactions before they happen."""
+        return self._encode(context, self.schema.context_fields)
+
+    def holding(self, users: Encoded, items: Encoded) -> FeatureStore:
+        """Return this store with only these users and items, which `batch` then indexes."""
+        held = copy.copy(self)
+        held.encoded_users, held.encoded_items = users, items
+        return held
 
     def columns(self, samples: pa.Table) -> dict[str, NDArray]:
         """Turn prepared samples into flat arrays, indexed by sample: done once for many batches."""
@@ -71,13 +105,13 @@ class FeatureStore:
         history, ratings = columns["history_rows"][index], columns["history_ratings"][index]
         seen = history >= 0
         span = self.schema.rating_max - self.schema.rating_min
-        residual_BL = np.where(seen, (ratings - self._item_rating[history]) / span, 0.0).astype(np.float32)
-        ids = np.concatenate([self._users.ids_RS[user], self._items.ids_RS[item], columns["context_ids"][index]], axis=1)
-        numeric = [self._users.numeric_RN[user], self._items.numeric_RN[item], columns["context_numeric"][index]]
+        residual_BL = np.where(seen, (ratings - self.encoded_items.train_rating_R[history]) / span, 0.0).astype(np.float32)
+        ids = np.concatenate([self.encoded_users.ids_RS[user], self.encoded_items.ids_RS[item], columns["context_ids"][index]], axis=1)
+        numeric = [self.encoded_users.numeric_RN[user], self.encoded_items.numeric_RN[item], columns["context_numeric"][index]]
         return CrmBatch(
             slot_ids_BS=torch.from_numpy(ids),
             numeric_BN=torch.from_numpy(np.concatenate([*numeric, history_numbers(seen, residual_BL)], axis=1)),
-            history_ids_BL=torch.from_numpy(np.where(seen, self._items.ids_RS[history, 0], 0)),
+            history_ids_BL=torch.from_numpy(np.where(seen, self.encoded_items.ids_RS[history, 0], 0)),
             history_rating_BL=torch.from_numpy(residual_BL),
         )
 
@@ -91,7 +125,10 @@ class FeatureStore:
                 ids.append(encode_tags(self.vocabularies[field.name], table.loc[:, field.name], self.tag_width))
             elif field.kind is FieldKind.NUMERIC:
                 numeric.append(standardise(table.loc[:, field.name], self.numeric[field.name])[:, None])
-        return Encoded(np.concatenate(ids, axis=1), np.concatenate(numeric, axis=1))
+        train_count, rating = (table[name] if name in table else np.zeros(count) for name in ("train_count", "train_rating_mean"))
+        return Encoded(
+            np.concatenate(ids, axis=1), np.concatenate(numeric, axis=1), np.asarray(train_count, np.int64), np.asarray(rating, np.float32)
+        )
 
     def _inputs(self) -> CrmInputs:
         fields = (USER_ID, *self.schema.user_fields, ITEM_ID, *self.schema.item_fields, *self.schema.context_fields)

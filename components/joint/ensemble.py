@@ -98,8 +98,8 @@ def score_crm(crm: nn.Module, store: FeatureStore, samples: pa.Table) -> dict[st
         p_crm = torch.sigmoid(crm(store.batch(columns)).logits_B.double()).numpy()
     return {
         "p_crm": p_crm,
-        "item_popularity": store.items["train_count"].to_numpy(np.int64)[columns["item_row"]],
-        "user_popularity": store.users["train_count"].to_numpy(np.int64)[columns["user_row"]],
+        "item_popularity": store.encoded_items.train_count_R[columns["item_row"]],
+        "user_popularity": store.encoded_users.train_count_R[columns["user_row"]],
     }
 
 

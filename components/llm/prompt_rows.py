@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from components.errors import ConfigError
 from components.features.store import FeatureStore
-from components.llm.tokens import PromptEncoder
+from components.features.visit import Resolved
+from components.llm.tokens import PromptEncoder, SharedPrompts
 from components.prompts import click
 from components.prompts.textualize import item_texts, textualize, title_texts, user_texts
 
@@ -42,6 +43,25 @@ class ClickRows:
                 rating_max=self._schema.rating_max,
             )
 
+    def question(self, visit: Resolved) -> click.ClickExample:
+        """Return what the questions of a visit share: profile and history, with no target yet."""
+        if visit.profile is not None:
+            profile = self._shorten(user_texts(visit.profile, self._schema))[0]
+        else:
+            profile = self.profiles[visit.user_row] if visit.user_row >= 0 else ""
+        history = self._history(visit.history_rows.tolist(), visit.history_ratings.tolist())
+        schema = self._schema
+        return click.ClickExample(profile, history, "", None, schema.item_noun, schema.rating_min, schema.rating_max)
+
+    def targets(self, visit: Resolved, shorten: Callable[[list[str]], list[str]]) -> list[str]:
+        """Return the text of each candidate; `shorten` cuts those described on the spot."""
+        described = shorten(item_texts(visit.descriptions, self._schema))
+        texts = dict(zip(visit.described.tolist(), described, strict=True))
+        context = textualize(visit.context.iloc[0], self._schema.context_fields) if self._schema.context_fields else ""
+        context = self._shorten([context])[0] if context else ""
+        found = (texts[at] if at in texts else self.items[row] for at, row in enumerate(visit.item_rows))
+        return ["; ".join(filter(None, (text, context))) for text in found]
+
     def _contexts(self, samples: pa.Table) -> list[str]:
         """Write what is known of each interaction before it happens; it stands with the item, so candidates keep their prefix."""
         fields = self._schema.context_fields
@@ -71,7 +91,7 @@ class PromptRows:
             )
         budget = (encoder.max_tokens - template) // shares
         self._rows = ClickRows(store, history_length, lambda texts: encoder.shorten(texts, budget))
-        longest = max(encoder.lengths(self._rows.items), default=0)
+        self._longest = longest = max(encoder.lengths(self._rows.items), default=0)
         # All candidates of a user keep the same history, as if each were the longest item.
         self._encoder = replace(encoder, tail_tokens=question + longest + context * budget)
 
@@ -83,6 +103,14 @@ class PromptRows:
         lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens))
         lengths = pa.array([prompt.prefix_length for prompt in prompts], pa.int32())
         return samples.append_column("token_ids", lists).append_column("prefix_length", lengths)
+
+    def ask(self, visit: Resolved) -> SharedPrompts:
+        """Return the prompts of a visit's candidates: what `encode` gives for the same rows, cut where they part."""
+        question = self._rows.question(visit)
+        # A description longer than any item of the data set would push out history that offline scoring keeps.
+        targets = self._rows.targets(visit, lambda texts: self._encoder.shorten(texts, max(self._longest, LEAST_TEXT_TOKENS)))
+        tails = [click.render(replace(question, history=(), target=target)).tail for target in targets]
+        return self._encoder.encode_shared(click.render(question), tails)
 
 
 def _template_tokens(store: FeatureStore, encoder: PromptEncoder) -> tuple[int, int]:

@@ -44,6 +44,14 @@ class EncodedPrompt:
     kept_history: int  # history lines kept, the latest ones
 
 
+@dataclass(frozen=True)
+class SharedPrompts:
+    """The prompts of one user's candidates within one budget; each is the prefix and one of the suffixes."""
+
+    prefix: TokenIds  # opening, head and history
+    suffixes: tuple[TokenIds, ...]  # tail and closing, one a candidate
+
+
 @dataclass
 class PromptEncoder:
     """Encodes prompts for one model; picklable."""
@@ -66,8 +74,24 @@ class PromptEncoder:
 
         Raises ConfigError when head and tail alone exceed `max_tokens`; `shorten` texts beforehand to rule that out.
         """
-        head, tail = self._segment(prompt.head, after=""), self._segment(prompt.tail)
-        fixed = len(self.layout.opening) + len(head) + max(len(tail), self.tail_tokens) + len(self.layout.closing)
+        tail = self._segment(prompt.tail)
+        prefix, kept_history = self._prefix(prompt, len(tail))
+        return EncodedPrompt(np.concatenate([prefix, self._suffix(tail)]), len(prefix), kept_history)
+
+    def encode_shared(self, prompt: Prompt, tails: Sequence[str]) -> SharedPrompts:
+        """Encode the head and history of a prompt once, and the tails of its candidates instead of its own.
+
+        The longest tail decides how much history there is room for. Where none exceeds `tail_tokens`, prefix and suffixes are
+        what `encode` gives for each candidate. Raises ConfigError as `encode` does.
+        """
+        segments = [self._segment(tail) for tail in tails]
+        prefix, _ = self._prefix(prompt, max(map(len, segments), default=0))
+        return SharedPrompts(prefix, tuple(self._suffix(tail) for tail in segments))
+
+    def _prefix(self, prompt: Prompt, tail_tokens: int) -> tuple[TokenIds, int]:
+        """Return opening, head and the latest history lines that fit beside a tail of this length, and how many lines fit."""
+        head = self._segment(prompt.head, after="")
+        fixed = len(self.layout.opening) + len(head) + max(tail_tokens, self.tail_tokens) + len(self.layout.closing)
         if fixed > self.max_tokens:
             raise ConfigError(f"max_tokens: expected at least {fixed} for a prompt's profile and question, got {self.max_tokens}")
         history: list[TokenIds] = []
@@ -77,9 +101,10 @@ class PromptEncoder:
             if room < 0:
                 break
             history.append(line)
-        opening, closing = (np.array(ids, np.int32) for ids in (self.layout.opening, self.layout.closing))
-        token_ids = np.concatenate([opening, head, *reversed(history), tail, closing])
-        return EncodedPrompt(token_ids, len(token_ids) - len(tail) - len(closing), len(history))
+        return np.concatenate([np.array(self.layout.opening, np.int32), head, *reversed(history)]), len(history)
+
+    def _suffix(self, tail: TokenIds) -> TokenIds:
+        return np.concatenate([tail, np.array(self.layout.closing, np.int32)])
 
     def shorten(self, texts: Sequence[str], max_tokens: int) -> list[str]:
         """Cut each text to at most `max_tokens` tokens: bounds head and tail once per user and item, not per prompt."""

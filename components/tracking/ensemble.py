@@ -37,9 +37,7 @@ def register_ensemble(
     them: they make the signature, the first inputs the example. `requirements` are pip lines.
     A `key` (a fingerprint) registers once: the same key in the same run returns the version that is there.
     """
-    environment.prepare()
-    from components.tracking import registry  # imports mlflow: seconds that a command line should not wait
-
+    registry = _registry()
     body = {
         "folder": absolute(model_folder),
         "code_paths": [absolute(path) for path in code_paths],
@@ -60,17 +58,41 @@ def load_ensemble(uri: str, tracking_uri: str, loader_module: str) -> Any:
     The loader is the installed module, never the copy in the store: whoever can write there gets no code run here.
     Raises ArtifactError where there is no such model or it asks for another loader.
     """
-    environment.prepare()
-    from components.tracking import registry
+    return importlib.import_module(loader_module)._load_pyfunc(fetch_ensemble(uri, tracking_uri, loader_module))
 
+
+def fetch_ensemble(uri: str, tracking_uri: str, loader_module: str) -> str:
+    """Return a local folder with the data of what `register_ensemble` made; raises ArtifactError as `load_ensemble` does."""
+    registry = _registry()
     try:
         folder, flavour = registry.fetch(uri, tracking_uri)
     except Exception as error:  # MLflow, its transports and a damaged file raise anything
-        where = without_credentials(f"{uri} in {tracking_uri}")
-        raise ArtifactError(f"expected a registered ensemble at {where}; {without_credentials(str(error))}") from error
+        raise _not_there(uri, tracking_uri, error) from error
     if flavour.get("loader_module") != loader_module:
         raise ArtifactError(f"{uri}: expected a model that {loader_module} loads; got one for {flavour.get('loader_module')}")
     data = (folder / flavour.get("data", "")).resolve()
     if not data.is_relative_to(folder.resolve()):
         raise ArtifactError(f"{uri}: expected data inside the model's folder; got {flavour['data']!r}")
-    return importlib.import_module(loader_module)._load_pyfunc(str(data))
+    return str(data)
+
+
+def fixed_version(uri: str, tracking_uri: str) -> str:
+    """Return `models:/name/version` for an alias, which may move later; raises ArtifactError where there is no such model."""
+    registry = _registry()
+    try:
+        return registry.fixed_version(uri, tracking_uri)
+    except Exception as error:
+        raise _not_there(uri, tracking_uri, error) from error
+
+
+def _registry() -> Any:
+    environment.prepare()
+    from components.tracking import registry  # imports mlflow: seconds that a command line should not wait
+
+    return registry
+
+
+def _not_there(uri: str, tracking_uri: str, error: Exception) -> ArtifactError:
+    return ArtifactError(
+        f"expected a registered ensemble at {without_credentials(f'{uri} in {tracking_uri}')}; {without_credentials(str(error))}"
+    )

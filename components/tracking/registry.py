@@ -47,13 +47,18 @@ def register(client: MlflowClient, run_id: str, body: Mapping[str, Any]) -> str:
 def fetch(uri: str, tracking_uri: str) -> tuple[Path, Mapping[str, Any]]:
     """Return a local folder with the MLflow model at `models:/name@alias`, `models:/name/version` or any artifact URI, and
     what it says of its loader and data."""
-    client = MlflowClient(tracking_uri, tracking_uri)
-    if found := re.fullmatch(r"models:/([^/@]+)([@/])([^/@]+)", uri):
-        name, sign, which = found.groups()
-        version = client.get_model_version_by_alias(name, which).version if sign == "@" else which
-        uri = client.get_model_version_download_uri(name, str(version))
+    if found := re.fullmatch(r"models:/([^/@]+)/([^/@]+)", fixed_version(uri, tracking_uri)):
+        uri = MlflowClient(tracking_uri, tracking_uri).get_model_version_download_uri(*found.groups())
     folder = mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri)
     return Path(folder), Model.load(folder).flavors[mlflow.pyfunc.FLAVOR_NAME]
+
+
+def fixed_version(uri: str, tracking_uri: str) -> str:
+    """Return `models:/name/version` for `models:/name@alias`; any other URI as it is."""
+    if found := re.fullmatch(r"models:/([^/@]+)@([^/@]+)", uri):
+        version = MlflowClient(tracking_uri, tracking_uri).get_model_version_by_alias(*found.groups()).version
+        return f"models:/{found[1]}/{version}"
+    return uri
 
 
 def _upload(client: MlflowClient, run_id: str, place: str, body: Mapping[str, Any]) -> None:
