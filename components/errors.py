@@ -22,9 +22,10 @@ class DataError(TandemError):
 class FieldError(DataError):
     """A field of a request is wrong; the message never repeats what was sent."""
 
-    def __init__(self, field: str, message: str) -> None:
+    def __init__(self, field: str, message: str, stranger: str | None = None) -> None:
+        """`stranger` is the name of a field below `field` that nobody expected; it stays out of the error's text."""
         super().__init__(field, message)
-        self.field, self.message = field, message
+        self.field, self.message, self.stranger = field, message, stranger
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message}"

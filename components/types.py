@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from torch import Tensor
+
+if TYPE_CHECKING:  # workers that only change tables need not wait for torch
+    from torch import Tensor
 
 
 class FieldKind(StrEnum):

@@ -9,17 +9,19 @@ from itertools import chain
 import fsspec
 
 from components import artifacts
-from components.features.tables import dataset, load_store
-from components.llm import tiny
-from components.llm.prompt_rows import ClickRows
+from components.llm import tiny_config
 from components.prompts import click
 from pipelines.stage import StageContext
 
 EXAMPLES = 2_000  # training prompts that the tokenizer learns from, beside the texts of all users and items
 
 
-def run(context: StageContext, config: tiny.Config, history_length: int) -> None:
+def run(context: StageContext, config: tiny_config.Config, history_length: int) -> None:
     """Write the artifact `backbone/`: an ordinary transformers folder with random weights."""
+    from components.features.tables import dataset, load_store
+    from components.llm import tiny
+    from components.llm.prompt_rows import ClickRows
+
     tables = context.artifact("tables")
     rows = ClickRows(load_store(tables), history_length)
     samples = dataset(artifacts.join(tables, "train")).head(EXAMPLES)

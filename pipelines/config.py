@@ -14,7 +14,8 @@ from components.datasets.demo import Demo
 from components.datasets.movielens import MovieLens1m, MovieLens100k
 from components.datasets.tabular import Tabular
 from components.errors import ConfigError
-from components.llm import backbone, tiny
+from components.llm import config as llm_config
+from components.llm import tiny_config
 from components.tracking import Tracking
 from pipelines import cluster, evaluate, prepare, prompts, score, train
 from tune import search
@@ -48,8 +49,8 @@ class RunConfig:
     prepare: prepare.Config = field(default_factory=prepare.Config)
     prompts: prompts.Config = field(default_factory=prompts.Config)
     crm: CrmConfig = field(default_factory=CrmConfig)
-    llm: backbone.Config = field(default_factory=backbone.Config)
-    tiny: tiny.Config = field(default_factory=tiny.Config)
+    llm: llm_config.Config = field(default_factory=llm_config.Config)
+    tiny: tiny_config.Config = field(default_factory=tiny_config.Config)
     train: train.Config = field(default_factory=train.Config)
     score: score.Config = field(default_factory=score.Config)
     tune: search.Config = field(default_factory=search.Config)

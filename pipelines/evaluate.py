@@ -13,7 +13,6 @@ from components import artifacts
 from components.errors import ArtifactError
 from components.features.tables import dataset, read_frame, read_scores
 from components.report.evaluation import Config, Evaluation, RunFacts, Search, evaluate
-from components.report.figures import figures
 from components.report.page import render
 from components.report.summary import summary_table
 from components.routing.policy import Policy
@@ -81,6 +80,8 @@ def _search(policy: str) -> Search:
 
 def _write(context: StageContext, evaluation: Evaluation, settings: Any) -> None:
     """Write everything that `report/` holds."""
+    from components.report.figures import figures  # matplotlib: a second that a command line should not wait
+
     drawn = figures(evaluation.metrics, _training_log(artifacts.join(context.artifact("checkpoints"), "training_log.jsonl")))
     artifacts.write_json(artifacts.join(context.folder, "metrics.json"), evaluation.metrics)
     _write_table(evaluation.routes, artifacts.join(context.folder, "test_routes.parquet"))

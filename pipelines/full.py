@@ -13,7 +13,7 @@ from typing import Any
 
 from components import artifacts
 from components.errors import ConfigError, TandemError
-from components.llm import backbone
+from components.llm.config import TINY
 from components.types import Tables
 from pipelines import VERSION, cluster, command_line, evaluate, policy, prepare, prompts, score, train
 from pipelines import backbone as tiny_backbone
@@ -39,7 +39,7 @@ class Step:
 
 def chain(config: RunConfig, output: str, tables: Tables) -> list[Step]:
     """Return the stages of a run in order."""
-    tiny = config.llm.path == backbone.TINY
+    tiny = config.llm.path == TINY
     llm = replace(config.llm, path=artifacts.join(output, "backbone")) if tiny else config.llm
     start = ("tables", "backbone") if tiny else ("tables",)
     asked, shown = config.prompts, config.prompts.history_length

@@ -11,9 +11,7 @@ from ray.data import ActorPoolStrategy, Dataset
 from components import artifacts
 from components.errors import ConfigError
 from components.features.sampling import uniform_hash
-from components.features.tables import load_store
-from components.llm import backbone
-from components.llm.prompt_rows import PromptRows
+from components.llm import config as llm_config
 from pipelines.cluster import map_tables, read_parts, where, write_parts
 from pipelines.stage import StageContext
 
@@ -48,7 +46,7 @@ class Config:
             raise ConfigError(f"prompts: expected counts >= 0, early_stopping_samples and actors >= 1 and max_tokens >= 32, got {self}")
 
 
-def run(context: StageContext, config: Config, llm: backbone.Config, seed: int) -> None:
+def run(context: StageContext, config: Config, llm: llm_config.Config, seed: int) -> None:
     """Write the artifact `prompts/`: samples with tokens for each training stage, early stopping, valid and test."""
     tables = context.artifact("tables")
     rows: dict[str, int] = artifacts.require(tables).facts["rows"]
@@ -89,7 +87,12 @@ def run(context: StageContext, config: Config, llm: backbone.Config, seed: int) 
 class Render:
     """A worker that turns samples into tokens."""
 
-    def __init__(self, tables: str, llm: backbone.Config, config: Config) -> None:
+    def __init__(self, tables: str, llm: llm_config.Config, config: Config) -> None:
+        # Here, not above: only these workers need what takes seconds to import.
+        from components.features.tables import load_store
+        from components.llm import backbone
+        from components.llm.prompt_rows import PromptRows
+
         self._rows = PromptRows(load_store(tables), backbone.load_encoder(llm, config.max_tokens), config.history_length)
 
     def __call__(self, samples: pa.Table) -> pa.Table:

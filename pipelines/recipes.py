@@ -13,12 +13,13 @@ from components.datasets.tabular import Tabular
 from components.joint import deepspeed_engine
 from components.joint.model import LossWeights
 from components.joint.plan import StageConfig
-from components.llm import backbone, tiny
+from components.llm import config as llm_config
+from components.llm import tiny_config
 from pipelines import prepare, prompts, score, train
 from pipelines.config import RunConfig
 from tune import search
 
-SMALLEST = tiny.Config(hidden_size=64, layers=2, heads=2, intermediate=192, vocabulary_size=2048)
+SMALLEST = tiny_config.Config(hidden_size=64, layers=2, heads=2, intermediate=192, vocabulary_size=2048)
 # With up to some 100,000 rows, vectors of ids only memorise: taste comes from the fold-in of the history, quality from its offsets.
 SMALL_DATA_CRM = CrmConfig(history="none", ignored=("user_id", "item_id"))
 
@@ -100,7 +101,7 @@ def corella() -> RunConfig:
     return replace(
         base,
         recipe="corella",
-        llm=backbone.Config(
+        llm=llm_config.Config(
             path="meta-llama/Llama-2-7b-chat-hf",
             revision="f5db02db724555f92da89c216ac04704f23d4590",
             finetune="lora",

@@ -17,7 +17,6 @@ from fsspec.implementations.local import LocalFileSystem
 from components import artifacts, tracking
 from components.features.samples import SAMPLE_COLUMNS
 from components.features.tables import read_frame, read_samples, read_scores
-from components.joint.ensemble import ANSWER_COLUMNS
 from components.tracking.names import without_credentials
 from pipelines.config import RunConfig
 from pipelines.stage import OnMetrics
@@ -109,6 +108,8 @@ class Recording:
 
 def _answers(output: str, inputs: pd.DataFrame) -> pd.DataFrame:
     """Return what the ensemble answers to these test samples, as the score table and the routes have it: no model is loaded."""
+    from components.joint.ensemble import ANSWER_COLUMNS  # imports transformers
+
     keys = ["user_id", "item_id", "timestamp_s"]
     scores = read_scores(artifacts.join(output, "scores"), "test")[[*keys, "p_crm", "p_llm"]]
     routes = read_frame(artifacts.join(output, "report", "test_routes.parquet"))

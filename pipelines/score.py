@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pyarrow as pa
-import torch
 from ray.data import ActorPoolStrategy
 
 from components import artifacts
 from components.errors import ConfigError
-from components.features.tables import load_store
-from components.joint.data import token_arrays
-from components.joint.ensemble import load_crm, score_crm
-from components.llm import backbone
-from components.llm.scorer import score
 from pipelines.board import Line, Reader
 from pipelines.cluster import map_tables, read_parts, write_parts
 from pipelines.stage import StageContext
@@ -61,7 +56,7 @@ def run(context: StageContext, config: Config) -> None:
 
     with Reader(show) as reader:
         # Both splits go through the same pools: starting an actor with its model takes longer than scoring a small split.
-        splits = [map_tables(read_parts(artifacts.join(context.artifact("prompts"), split)), Marker(split)) for split in ("valid", "test")]
+        splits = [map_tables(read_parts(artifacts.join(context.artifact("prompts"), split)), _marked(split)) for split in ("valid", "test")]
         by_crm = (
             splits[0]
             .union(splits[1])
@@ -87,25 +82,24 @@ def run(context: StageContext, config: Config) -> None:
     context.facts["work"] = (total, "samples")
 
 
-class Marker:
-    """Adds the name of the split to its samples."""
-
-    def __init__(self, split: str) -> None:
-        self._split = split
-
-    def __call__(self, samples: pa.Table) -> pa.Table:
-        return samples.append_column("split", pa.array([self._split] * samples.num_rows, pa.string()))
+def _marked(split: str) -> Callable[[pa.Table], pa.Table]:
+    """Return what adds the name of the split to its samples."""
+    return lambda samples: samples.append_column("split", pa.array([split] * samples.num_rows, pa.string()))
 
 
 class CrmScorer:
     """A worker that adds the CRM's click probability and what routers know of a sample before any model is asked."""
 
     def __init__(self, crm: str, tables: str) -> None:
-        self._store = load_store(tables)
+        # Here, not above: each worker takes seconds to import what only the other one needs.
+        from components.features.tables import load_store
+        from components.joint.crm_files import load_crm, score_crm
+
+        self._score, self._store = score_crm, load_store(tables)
         self._crm = load_crm(crm, self._store.inputs)
 
     def __call__(self, samples: pa.Table) -> pa.Table:
-        for name, values in score_crm(self._crm, self._store, samples).items():
+        for name, values in self._score(self._crm, self._store, samples).items():
             samples = samples.append_column(name, pa.array(values))
         return samples
 
@@ -114,12 +108,19 @@ class LlmScorer:
     """A worker that adds the LLM's click probability."""
 
     def __init__(self, llm: str, config: Config, board: Any) -> None:
+        import torch
+
+        from components.joint.data import token_arrays
+        from components.llm import backbone
+        from components.llm.scorer import score
+
+        self._score, self._tokens = score, token_arrays
         torch.set_num_threads(max(1, int(config.cpus_per_actor)))
         self._llm = backbone.load(backbone.Config(path=llm, dtype="auto"))[0].to("cuda" if config.gpus_per_actor else "cpu")
         self._config, self._board = config, board
 
     def __call__(self, samples: pa.Table) -> pa.Table:
         device = "cuda" if self._config.gpus_per_actor else "cpu"
-        p_llm = score(self._llm, token_arrays(samples), self._config.max_batch_tokens, device)
+        p_llm = self._score(self._llm, self._tokens(samples), self._config.max_batch_tokens, device)
         self._board.pin.remote({"rows": float(len(p_llm))})
         return samples.append_column("p_llm", pa.array(p_llm)).select(KEPT)

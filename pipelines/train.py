@@ -10,37 +10,31 @@ import json
 import os
 import pickle
 import signal
-import tempfile
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import fsspec
 import ray
 import ray.train
-import torch
 from ray.train import Checkpoint, CheckpointConfig, ControllerError, FailureConfig, Result, ScalingConfig, TrainingFailedError
 from ray.train import RunConfig as RayRunConfig
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from components import artifacts
 from components.crm import CrmConfig
 from components.errors import ConfigError, ResourceError, TandemError
-from components.features.reader import Share
 from components.joint import alignment, deepspeed_engine
-from components.joint.checkpoint import newest_whole, seal
-from components.joint.crm_files import save_crm
+from components.joint.checkpoint import newest_whole
 from components.joint.model import LossWeights
 from components.joint.plan import Position, Stage, StageConfig
-from components.joint.training import Line, Surroundings
-from components.joint.workbench import Parts, Workbench
-from components.llm import backbone
-from components.llm.answer import ClickLlm
-from pipelines.board import Reader
+from components.llm import config as llm_config
+from pipelines.board import Line, Reader
 from pipelines.mistakes import MISTAKES, EndOnMistake
 from pipelines.stage import StageContext
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 # How long Ray Train waits, in seconds. Its own defaults are made for quiet machines and long epochs, or are endless.
 RAY_TRAIN_SETTINGS = {
@@ -100,18 +94,12 @@ class Job:
 
     train: Config
     crm: CrmConfig
-    llm: backbone.Config  # where the LLM starts from
+    llm: llm_config.Config  # where the LLM starts from
     tables: str
     prompts: str
     max_tokens: int
     seed: int
     gpu: bool = False
-
-    @property
-    def parts(self) -> Parts:
-        """Everything but the stages."""
-        train = self.train
-        return Parts(self.crm, self.llm, train.deepspeed, train.alignment, self.tables, self.prompts, self.max_tokens, self.seed)
 
     @property
     def stages(self) -> list[Stage]:
@@ -126,6 +114,8 @@ class Job:
 
 def run(context: StageContext, job: Job) -> None:
     """Write the artifact `checkpoints/`: `crm/`, `llm/` and `training_log.jsonl`; goes on where a run of the same fingerprint stopped."""
+    from ray.train.torch import TorchConfig, TorchTrainer  # imports torch: seconds that a command line should not wait
+
     job = replace(job, gpu=wants_gpu(job.train))
     start = newest_whole(context.scratch, job.train.workers, context.progress.say)
     if start:
@@ -135,7 +125,7 @@ def run(context: StageContext, job: Job) -> None:
     with Reader(Monitor(context).show) as reader:
         trainer = TorchTrainer(
             work,
-            # As bytes: Ray Train's controller would unpickle the job too, and import torch, transformers and peft before it starts workers.
+            # As bytes: Ray Train's controller would unpickle the job too, and import torch before it starts workers.
             train_loop_config={"job": pickle.dumps(job), "board": reader.board, "start": start},
             torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo", timeout_s=TORCH_TIMEOUT_S),
             scaling_config=scaling(job.train, job.gpu),
@@ -168,48 +158,13 @@ def scaling(config: Config, gpu: bool) -> ScalingConfig:
 def work(settings: dict[str, Any]) -> None:
     """Train on one worker (runs inside Ray Train)."""
     try:
-        _work(pickle.loads(settings["job"]), settings["board"], settings["start"])
+        # Here, not above: Ray Train's controller imports this file too, and only workers need what takes seconds to import.
+        from pipelines.training_worker import train
+
+        train(pickle.loads(settings["job"]), settings["board"], settings["start"])
     except Exception as error:
         error.add_note(traceback.format_exc())  # Ray hands an error over without its traceback
         raise
-
-
-def _work(job: Job, board: Any, start: str | None) -> None:
-    torch.set_num_threads(job.train.cpus_per_worker)
-    context = ray.train.get_context()
-    share = Share(context.get_world_rank(), context.get_world_size())
-    around = Surroundings(
-        share=share,
-        report=lambda line: board.pin.remote(line) if share.rank == 0 else None,
-        checkpoint=lambda write: _checkpoint(write, share.rank),
-        checkpoint_every_s=job.train.checkpoint_every_s,
-    )
-    training = Workbench(job.parts, "cuda" if job.gpu else "cpu").training(job.stages, around)
-    latest = ray.train.get_checkpoint() or (start and Checkpoint(start))
-    if latest:
-        with latest.as_directory() as folder:
-            training.resume(Path(folder))
-            training.run()
-    else:
-        training.run()
-
-    def export(folder: Path) -> None:
-        training.write_state(folder)
-        if share.rank == 0:
-            save_crm(training.model("crm"), job.crm, folder / "models" / "crm")
-            llm = training.model("llm")
-            assert isinstance(llm, ClickLlm)
-            backbone.save(llm, backbone.load_tokenizer(job.llm), str(folder / "models" / "llm"))
-
-    _checkpoint(export, share.rank)
-
-
-def _checkpoint(write: Callable[[Path], None], rank: int) -> None:
-    """Write a checkpoint and hand it to Ray Train; every worker writes its part."""
-    with tempfile.TemporaryDirectory(prefix="checkpoint-", dir=Path.cwd()) as folder:  # Ray's own folder, which goes with Ray
-        write(Path(folder))
-        seal(Path(folder), rank)
-        ray.train.report({}, checkpoint=Checkpoint.from_directory(folder))
 
 
 def _fit(trainer: TorchTrainer, job: Job) -> Result:

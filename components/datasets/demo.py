@@ -19,7 +19,6 @@ from statistics import NormalDist
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from components.errors import ConfigError, DataError
 from components.types import Field, FieldKind, Schema, Source, Tables
@@ -121,6 +120,8 @@ class Demo:
     def best_auc(self, rows: pd.DataFrame) -> float:
         """Return the AUC of the true click probabilities on these rows (see `click_probability`): no model can be expected to beat it."""
         found = self._found(rows)
+        from sklearn.metrics import roc_auc_score  # seconds that a command line should not wait
+
         return float(roc_auc_score(found["rating"] > self.SCHEMA.positive_above, found["click_probability"]))
 
     def _found(self, rows: pd.DataFrame) -> pd.DataFrame:

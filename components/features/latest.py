@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import fsspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -67,8 +66,8 @@ def latest_histories(tables: str, history_length: int) -> pa.Table:
         is_last = (last[user, 0] == timestamp_s) & (last[user, 1] == earlier_count)
         rows.append(batch.filter(pa.array(is_last)))
     found = pa.concat_tables(rows)
-    _, first = np.unique(found["user_row"].to_numpy(), return_index=True)  # a second may hold two samples with the same count
-    return _with_last(found.take(pa.array(first)), history_length)
+    order = np.lexsort((found["item_row"].to_numpy(), found["user_row"].to_numpy()))  # as samples lie, whichever part they come from
+    return _with_last(found.take(pa.array(order)), history_length)
 
 
 def save_histories(histories: pa.Table, uri: str) -> None:
@@ -103,20 +102,21 @@ def _later(last: NDArray[np.int64], user: NDArray, timestamp_s: NDArray, earlier
 
 
 def _with_last(samples: pa.Table, history_length: int) -> pa.Table:
-    """Add each sample itself to its history."""
+    """Add each user's last samples themselves to their history: several where those of one second do not see each other."""
+    user, first, count = np.unique(samples["user_row"].to_numpy(), return_index=True, return_counts=True)
+    before = samples.select(["history_rows", "history_ratings"]).take(pa.array(first)).to_pydict()
+    item, rating = samples["item_row"].to_pylist(), samples["rating"].to_pylist()
     rows: list[list[int]] = []
     ratings: list[list[float]] = []
-    for history, given, item, rating in zip(
-        *(samples[name].to_pylist() for name in ("history_rows", "history_ratings", "item_row", "rating")), strict=True
-    ):
-        rows.append([*history, item][-history_length:])
-        ratings.append([*given, rating][-history_length:])
+    for history, given, start, size in zip(*before.values(), first.tolist(), count.tolist(), strict=True):
+        rows.append([*history, *item[start : start + size]][-history_length:])
+        ratings.append([*given, *rating[start : start + size]][-history_length:])
     return pa.table(
         {
-            "user_row": samples["user_row"],
+            "user_row": user,
             "history_rows": pa.array(rows, pa.list_(pa.int32())),
             "history_ratings": pa.array(ratings, pa.list_(pa.float32())),
-            "earlier_count": pc.add(samples["earlier_count"], 1),  # pyright: ignore[reportAttributeAccessIssue]
-            "until_s": samples["timestamp_s"],
+            "earlier_count": samples["earlier_count"].to_numpy()[first] + count,
+            "until_s": samples["timestamp_s"].to_numpy()[first],
         }
     )

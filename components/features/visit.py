@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,7 +47,7 @@ class Resolved:
     user_row: int
     profile: pd.DataFrame | None  # the user's row as described; None where the store's holds
     item_rows: NDArray[np.int32]  # [C]
-    described: NDArray[np.int64]  # positions of candidates with a description
+    described: NDArray[np.int64]  # positions of candidates with a description or without a row
     descriptions: pd.DataFrame  # a row for each of `described`
     history_rows: NDArray[np.int32]  # [H], oldest first
     history_ratings: NDArray[np.float32]  # [H]
@@ -63,9 +63,9 @@ class Resolver:
         self._user_rows = {user: row for row, user in enumerate(store.users["user_id"])}
         self._item_rows = {item: row for row, item in enumerate(store.items["item_id"])}
         self._item_fields = (TITLE, *schema.item_fields) if "title" in store.items else schema.item_fields
-        self._stranger = store.encode_users(pd.DataFrame([_row("user_id", None, schema.user_fields, {}, None)]))
+        self._stranger = store.encode_users(_table([_row("user_id", None, schema.user_fields, {}, None)]))
         self._no_descriptions = pd.DataFrame(columns=pd.Index(["item_id", *(field.name for field in self._item_fields)]))
-        self._no_context = pd.DataFrame([_row("", None, schema.context_fields, {}, None)])
+        self._no_context = _table([_row("", None, schema.context_fields, {}, None)])
 
     def knows_user(self, user_id: str | None) -> bool:
         return user_id in self._user_rows
@@ -85,9 +85,10 @@ class Resolver:
         if visit.profile:
             given = checked(visit.profile, schema.user_fields, "user.profile")
             known = store.users.iloc[user_row].to_dict() if user_row >= 0 else None
-            profile = pd.DataFrame([_row("user_id", visit.user_id, schema.user_fields, given, known)])
+            profile = _table([_row("user_id", visit.user_id, schema.user_fields, given, known)])
         item_rows = np.array([self._item_rows.get(candidate.item_id, -1) for candidate in visit.candidates], np.int32)
-        described = [position for position, candidate in enumerate(visit.candidates) if candidate.description]
+        # An item that is neither known nor described is one of which nothing is known, never another item's row.
+        described = [position for position, candidate in enumerate(visit.candidates) if candidate.description or item_rows[position] < 0]
         found = [(self._item_rows[item], rating) for item, rating in visit.history if item in self._item_rows]
         return Resolved(
             user_row,
@@ -134,11 +135,11 @@ class Resolver:
             given = self.described(candidate, f"candidates.{position}")
             known = self._store.items.iloc[row].to_dict() if row >= 0 else None
             rows.append(_row("item_id", candidate.item_id, self._item_fields, given, known))
-        return pd.DataFrame(rows) if rows else self._no_descriptions
+        return _table(rows) if rows else self._no_descriptions
 
     def _context(self, given: Fields) -> pd.DataFrame:
         fields = self._store.schema.context_fields
-        return pd.DataFrame([_row("", None, fields, checked(given, fields, "context"), None)]) if given else self._no_context
+        return _table([_row("", None, fields, checked(given, fields, "context"), None)]) if given else self._no_context
 
 
 def checked(given: Fields, fields: Sequence[Field], where: str) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def checked(given: Fields, fields: Sequence[Field], where: str) -> dict[str, Any
     for name, value in given.items():
         if name not in kinds:
             allowed = ", ".join(kinds) or "no field at all"
-            raise FieldError(where, f"expected fields of the data set ({allowed}), got another one")
+            raise FieldError(where, f"expected fields of the data set ({allowed}), got another one", name)
         found[name] = _value(value, kinds[name], f"{where}.{name}")
     return found
 
@@ -158,16 +159,28 @@ def _value(value: Any, kind: FieldKind, where: str) -> Any:
     if value is None:
         return [] if kind is FieldKind.TAGS else float("nan")
     if kind is FieldKind.TAGS:
-        if not isinstance(value, (list, tuple)) or not all(isinstance(tag, str) for tag in value):
+        if not isinstance(value, (list, tuple)) or not all(isinstance(tag, str) and _is_unicode(tag) for tag in value):
             raise FieldError(where, "expected a list of texts")
         return list(value)
     if kind is FieldKind.NUMERIC:
-        if not plain or isinstance(value, str) or not math.isfinite(value):
+        if not plain or isinstance(value, str) or not abs(value) <= sys.float_info.max:
             raise FieldError(where, "expected a finite number")
         return float(value)
-    if not plain:
+    if not plain or not _is_unicode(str(value)):
         raise FieldError(where, "expected a text or a number")
     return str(value)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        return text.encode() is not None
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can carry and no table can
+        return False
+
+
+def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    # As objects: beside a missing value a column of whole numbers would become one of floats, and 1999 the unknown "1999.0".
+    return pd.DataFrame(rows, dtype=object)
 
 
 def _row(key: str, identity: str | None, fields: Sequence[Field], given: Fields, known: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -16,7 +15,7 @@ from components.crm import Crm
 from components.errors import DataError
 from components.features.store import FeatureStore
 from components.features.tables import load_store
-from components.joint.crm_files import load_crm
+from components.joint.crm_files import load_crm, score_crm
 from components.joint.data import token_arrays
 from components.llm import backbone
 from components.llm.prompt_rows import PromptRows
@@ -89,18 +88,6 @@ class Ensemble:
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Score rows with ids: what MLflow calls."""
         return self.score(self.samples(frame))
-
-
-def score_crm(crm: nn.Module, store: FeatureStore, samples: pa.Table) -> dict[str, NDArray]:
-    """Return the CRM's click probability of each sample, and what routers know of it before any model is asked."""
-    columns = store.columns(samples)
-    with torch.inference_mode():
-        p_crm = torch.sigmoid(crm(store.batch(columns)).logits_B.double()).numpy()
-    return {
-        "p_crm": p_crm,
-        "item_popularity": store.encoded_items.train_count_R[columns["item_row"]],
-        "user_popularity": store.encoded_users.train_count_R[columns["user_row"]],
-    }
 
 
 def _rows(index: pd.Index, ids: NDArray, noun: str) -> NDArray[np.int32]:

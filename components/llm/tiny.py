@@ -4,50 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from components.errors import ConfigError
+from components.llm.tiny_config import Config
 from components.llm.tokens import special_id
 from components.prompts import click
 
+DEFAULT = Config()
 PAD, END = "<|pad|>", "<|end|>"
-SMALLEST_VOCABULARY = 300  # 256 bytes, the special tokens and the answer words
 
 
-@dataclass(frozen=True)
-class Config:
-    """Shape of the tiny Llama."""
-
-    hidden_size: int = 128
-    """Width of the hidden states."""
-    layers: int = 3
-    """Transformer blocks."""
-    heads: int = 4
-    """Attention heads of a block."""
-    intermediate: int = 384
-    """Width inside a block's MLP."""
-    vocabulary_size: int = 2048
-    """Tokens, bytes and special ones included."""
-    max_positions: int = 1024
-    """The longest prompt."""
-    seed: int = 0
-    """Of the initial weights."""
-    tied: bool = True
-    """Share the weights of input embeddings and vocabulary head."""
-
-    def __post_init__(self) -> None:
-        if self.hidden_size % (2 * self.heads):
-            raise ConfigError(f"tiny.hidden_size: expected a multiple of twice the heads ({2 * self.heads}), got {self.hidden_size}")
-        if self.vocabulary_size < SMALLEST_VOCABULARY:
-            raise ConfigError(f"tiny.vocabulary_size: expected at least {SMALLEST_VOCABULARY}, got {self.vocabulary_size}")
-
-
-def make(folder: str, texts: Iterator[str], config: Config = Config()) -> None:
+def make(folder: str, texts: Iterator[str], config: Config = DEFAULT) -> None:
     """Train a tokenizer on the texts and write it with a randomly initialised model as an ordinary transformers folder.
 
     The same texts and configuration give the same bytes.

@@ -58,7 +58,8 @@ def load_ensemble(uri: str, tracking_uri: str, loader_module: str) -> Any:
     The loader is the installed module, never the copy in the store: whoever can write there gets no code run here.
     Raises ArtifactError where there is no such model or it asks for another loader.
     """
-    return importlib.import_module(loader_module)._load_pyfunc(fetch_ensemble(uri, tracking_uri, loader_module))
+    folder = fetch_ensemble(uri, tracking_uri, loader_module)  # first: it knows whether this is the model's loader
+    return importlib.import_module(loader_module)._load_pyfunc(folder)
 
 
 def fetch_ensemble(uri: str, tracking_uri: str, loader_module: str) -> str:

@@ -30,6 +30,7 @@ from components.llm import backbone
 from pipelines import train
 from pipelines.mistakes import EndOnMistake
 from pipelines.stage import StageContext
+from pipelines.training_worker import parts_of
 from tests.components.joint import prepared, runs, worlds
 from tests.pipelines.local_ray import local_ray
 
@@ -96,7 +97,7 @@ class Watched:
 def unbroken(rank: int, workers: int, wanted: train.Job) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Run the same job without Ray."""
     around = Surroundings(Share(rank, workers), lambda line: None, lambda write: None, checkpoint_every_s=1e9)
-    training = Workbench(wanted.parts, "cpu").training(wanted.stages, around)
+    training = Workbench(parts_of(wanted), "cpu").training(wanted.stages, around)
     training.run()
     return training.log, {name: {key: value.numpy() for key, value in weights.items()} for name, weights in training.best_weights.items()}
 
@@ -119,7 +120,7 @@ def test_a_run_whose_worker_is_killed_ends_as_if_none_had_been(data: Path, tmp_p
         assert line == {name: pytest.approx(value, abs=1e-6) if isinstance(value, float) else value for name, value in other.items()}
     assert len(watched.figures) == len(set(watched.figures))  # nothing is shown twice
 
-    crm = load_crm(str(tmp_path / "checkpoints" / "crm"), Workbench(job(data).parts, "cpu").store.inputs)
+    crm = load_crm(str(tmp_path / "checkpoints" / "crm"), Workbench(parts_of(job(data)), "cpu").store.inputs)
     for name, value in crm.state_dict().items():
         torch.testing.assert_close(value, torch.from_numpy(weights["crm"][name]), rtol=0, atol=1e-6)
     llm = load_file(tmp_path / "checkpoints" / "llm" / "model.safetensors")
