@@ -24,13 +24,13 @@ class Access:
 
 
 def access(arguments: Arguments) -> Access:
-    """Return what guards this endpoint; raises ConfigError where it would be open to strangers, or its events to nobody.
+    """Return what guards this endpoint; called where it serves, for only there it is known on which address Serve listens."""
+    return guard(_http_host(), arguments)
 
-    Called where it serves: only there it is known on which address Serve listens.
-    """
-    host = _http_host()
-    local = is_loopback(host)
-    key = _key(arguments.api_key_file)
+
+def guard(host: str, arguments: Arguments) -> Access:
+    """Return what guards an endpoint that listens on `host`; raises ConfigError where strangers could ask."""
+    local, key = is_loopback(host), _key(arguments.api_key_file)
     if not local and key is None and not arguments.behind_proxy:
         allowed = "api_key_file=FILE, or behind_proxy=true where a proxy authenticates"
         raise ConfigError(f"serving on {host}, beyond loopback: expected {allowed}")

@@ -26,13 +26,17 @@ class Arguments(BaseModel):
     llm_threads: int = Field(1, ge=1, description="threads that the LLM computes with")
 
     deadline_ms: int = Field(1_000, ge=1, le=60_000, description="for requests that name none")
-    max_ongoing_requests: int = Field(32, ge=1, description="requests that one ingress process answers at once")
-    max_queued_requests: int = Field(64, ge=1, description="requests that wait for it; more get 503 with Retry-After")
+    max_ongoing_requests: int = Field(
+        64, ge=1, description="requests that one ingress process holds at once; more get 503 with Retry-After"
+    )
+    max_queued_requests: int = Field(64, ge=1, description="requests that wait before a process refuses or takes them")
     llm_max_ongoing_requests: int = Field(16, ge=1, description="questions that one LLM process holds at once")
     llm_max_queued_requests: int = Field(16, ge=1, description="questions that wait for it; for more the CRM answers")
     llm_max_batch_requests: int = Field(8, ge=1, description="questions that are computed together")
     llm_max_batch_tokens: int = Field(4_096, ge=1, description="tokens that are computed together, padding included")
     llm_batch_wait_ms: float = Field(2.0, ge=0, description="how long a question waits for others")
+    health_check_period_s: float = Field(10.0, gt=0, description="how often each process answers a question to show that it can")
+    health_check_timeout_s: float = Field(30.0, gt=0, description="after which a process that does not answer is replaced")
     breaker_failures: int = Field(3, ge=1, description="failures of the LLM in a row after which it is not asked")
     breaker_pause_ms: int = Field(5_000, ge=1, description="after which one question tries it again")
     rank_head: int = Field(50, ge=1, le=500, description="best items by the CRM that the router looks at when ranking, at least k")

@@ -9,13 +9,21 @@ import pandas as pd
 from fastapi import APIRouter, HTTPException, Query
 
 from components.prompts.textualize import item_texts, title_texts, user_texts
-from serving.schemas import Id
+from serving.schemas import Error, Id
 from serving.service import Service
+
+LOOKUP_ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"model": Error, "description": "the key is missing or wrong"},
+    413: {"model": Error, "description": "the body is too large"},
+    422: {"model": Error, "description": "a field is wrong"},
+    503: {"model": Error, "description": "busy, or the store of events is away: try again"},
+}
+NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Error, "description": "nothing is known of this user"}}
 
 
 def catalogue_routes(service: Service) -> APIRouter:
     """Return the routes below `/v1` that only look things up."""
-    routes, store = APIRouter(prefix="/v1", tags=["catalogue"]), service.store
+    routes, store = APIRouter(prefix="/v1", tags=["catalogue"], responses=LOOKUP_ERRORS), service.store
     user_rows = {user: row for row, user in enumerate(store.users["user_id"])}
     item_rows = {item: row for row, item in enumerate(store.items["item_id"])}
 
@@ -25,7 +33,8 @@ def catalogue_routes(service: Service) -> APIRouter:
         rows = store.users.iloc[busiest]
         return {"users": [{"id": user, "profile": text} for user, text in zip(rows["user_id"], _profiles(rows), strict=True)]}
 
-    @routes.get("/users/{user_id}", summary="A user's profile and latest history, oldest first")
+    # A path, for ids that hold a slash.
+    @routes.get("/users/{user_id:path}", responses=NOT_FOUND, summary="A user's profile and latest history, oldest first")
     async def user(user_id: Id) -> dict[str, Any]:
         history = await service.history(user_id)
         row = user_rows.get(user_id)

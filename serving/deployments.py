@@ -23,7 +23,7 @@ from serving.metrics import LlmMetrics
 from serving.model import Model
 from serving.service import Service
 
-PROBE_S = 20.0  # within which the LLM answers one question when it is healthy
+PROBE_S = 10.0  # within which the LLM answers one question when it is healthy
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse
 
 from serving import schemas
 from serving.access import Access
 from serving.arguments import Arguments
-from serving.catalogue import catalogue_routes
+from serving.catalogue import LOOKUP_ERRORS, catalogue_routes
 from serving.errors import add_errors
 from serving.events.store import Event
 from serving.gate import Gate
@@ -22,11 +22,8 @@ from serving.strict_json import StrictRoute
 
 PAGE = Path(__file__).parent / "page" / "index.html"
 ERRORS: dict[int | str, dict[str, Any]] = {
+    **LOOKUP_ERRORS,
     400: {"model": schemas.Error, "description": "the body is no JSON, or has more than one meaning"},
-    401: {"model": schemas.Error, "description": "the key is missing or wrong"},
-    413: {"model": schemas.Error, "description": "the body is too large"},
-    422: {"model": schemas.Error, "description": "a field is wrong"},
-    503: {"model": schemas.Error, "description": "busy, or the store of events is away: try again"},
 }
 
 
@@ -39,13 +36,20 @@ def build_http(service: Service, arguments: Arguments, access: Access) -> FastAP
         docs_url="/docs" if access.docs else None,
         redoc_url=None,
         openapi_url="/openapi.json" if access.docs else None,
+        redirect_slashes=False,
     )
     app.router.route_class = StrictRoute
     add_errors(app)
     _add_scoring(app, service)
     _add_health(app, service)
     app.include_router(catalogue_routes(service))
-    app.add_middleware(Gate, service=service, key=access.key, max_body_bytes=arguments.max_body_bytes)
+    app.add_middleware(
+        Gate,
+        service=service,
+        key=access.key,
+        max_body_bytes=arguments.max_body_bytes,
+        max_requests=arguments.max_ongoing_requests,
+    )
     return app
 
 
@@ -74,9 +78,12 @@ def _add_health(app: FastAPI, service: Service) -> None:
     async def healthz() -> Response:
         return _json({"status": "ok"})
 
-    @app.get("/readyz", summary="The CRM answers; the LLM's state beside it")
+    @app.get("/readyz", responses={503: LOOKUP_ERRORS[503]}, summary="The CRM answers; the LLM's state beside it")
     async def readyz() -> Response:
-        service.probe()
+        try:
+            service.probe()
+        except Exception as error:
+            raise HTTPException(503, "the CRM does not answer") from error
         return _json({"status": "ready", "crm": "ready", "llm": service.llm.state, "model_version": service.model_version})
 
     @app.get("/", include_in_schema=False)

@@ -22,6 +22,12 @@ CODES = {
     409: "conflict",
     413: "too_large",
     422: "invalid",
+    500: "internal",
+    503: "unavailable",
+}
+MESSAGES = {
+    "string_pattern_mismatch": "expected one line without control characters",
+    "extra_forbidden": "expected no field of this name",
 }
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -32,11 +38,13 @@ def add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        return error_response(422, _path(first["loc"][1:]), first["msg"])  # never `input`, which may be anything
+        message = MESSAGES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+        return error_response(422, _path(first["loc"][1:]), message)  # never `input`, which may be anything
 
     @app.exception_handler(FieldError)
     async def wrong(_: Request, error: FieldError) -> Response:
-        return error_response(422, error.field, error.message)
+        stranger = () if error.stranger is None else (error.stranger,)
+        return error_response(422, _path((*error.field.split("."), *stranger)), error.message)
 
     @app.exception_handler(EventConflict)
     async def conflict(_: Request, error: EventConflict) -> Response:
@@ -46,19 +54,22 @@ def add_errors(app: FastAPI) -> None:
     @app.exception_handler(EventStoreError)
     async def away(_: Request, error: EventStoreError) -> Response:
         del error
-        return error_response(503, None, "the store of events is away", {"Retry-After": "1"}, "unavailable")
+        return error_response(503, None, "the store of events is away", {"Retry-After": "1"})
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:
         field = "body" if error.status_code in (400, 413) else None
         return error_response(error.status_code, field, str(error.detail), dict(error.headers or {}))
 
+    @app.exception_handler(Exception)
+    async def unforeseen(_: Request, error: Exception) -> Response:
+        del error  # it goes on to the log
+        return error_response(500, None, "this should not have happened")
 
-def error_response(
-    status: int, field: str | None, message: str, headers: Mapping[str, str] | None = None, code: str | None = None
-) -> Response:
+
+def error_response(status: int, field: str | None, message: str, headers: Mapping[str, str] | None = None) -> Response:
     """Return an error in the one shape that clients meet."""
-    body = {"error": {"code": code or CODES.get(status, "error"), "field": field, "message": message}}
+    body = {"error": {"code": CODES.get(status, "error"), "field": field, "message": message}}
     return Response(json.dumps(body), status, headers, "application/json")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 
@@ -12,15 +13,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.errors import error_response
 from serving.service import Service
 
-PROTECTED = ("/v1/", "/docs", "/openapi.json")
+LENGTH_DIGITS = 18  # of a Content-Length that is read as a number at all
+OPEN = ("/", "/healthz", "/readyz")  # everything else asks for the key
+RETRY_AFTER_S = "1"
+LEFT = 499  # counted for a client that left before its answer
 
 
 class Gate:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, service: Service, key: bytes | None, max_body_bytes: int) -> None:
-        """`key` is what clients must send; None asks for nothing."""
+    def __init__(self, app: ASGIApp, service: Service, key: bytes | None, max_body_bytes: int, max_requests: int) -> None:
+        """`key` is what clients must send; None asks for nothing. `max_requests` are answered at the same time, more are refused."""
         self._app, self._service, self._key, self._max_body_bytes = app, service, key, max_body_bytes
+        self._max_requests, self._ongoing = max_requests, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -36,22 +41,31 @@ class Gate:
             await send(message)
 
         metrics.started()
+        self._ongoing += 1
         try:
-            refusal = self._refusal(Headers(scope=scope), scope["path"])
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            refusal = self._refusal(Headers(scope=scope), path)
             answer = self._app if refusal is None else error_response(*refusal)
             await answer(scope, self._limited(receive), counted_send)
+        except asyncio.CancelledError:
+            status = LEFT
+            raise
         finally:
+            self._ongoing -= 1
             endpoint = getattr(scope.get("route"), "path", "other")
             latency_ms = 1000 * (time.monotonic() - started_s)
             metrics.finished(endpoint, status, scope.get("tandem.arm", "none"), latency_ms, self._service.llm.breaker.state)
 
     def _refusal(self, headers: Headers, path: str) -> tuple[int, str | None, str, dict[str, str]] | None:
-        if self._key is not None and path.startswith(PROTECTED):
-            given = headers.get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode("utf-8", "replace"), self._key):
+        if self._key is not None and path not in OPEN:
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            # Headers are read as Latin-1, whatever bytes they hold.
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self._key):
                 return 401, None, "expected the header Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
+        if self._ongoing > self._max_requests and path not in OPEN:
+            return 503, None, "busy: try again", {"Retry-After": RETRY_AFTER_S}
         length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > self._max_body_bytes:
+        if length.isdecimal() and (len(length) > LENGTH_DIGITS or int(length) > self._max_body_bytes):
             return 413, "body", self._too_large, {}
         return None
 

@@ -37,10 +37,12 @@ class UserHistories:
         before = list(zip(self._item_ids[known.item_rows].tolist(), known.ratings.tolist(), strict=True))
         seen = {item for item, _ in before}
         # A model trained on exported events has them in its own histories: they count once.
-        again = [event for event in stored.events if event.timestamp_s <= known.until_s and event.item_id in seen]
-        since = [(event.item_id, event.rating) for event in stored.events if event not in again]
+        again = [event.timestamp_s <= known.until_s and event.item_id in seen for event in stored.events]
+        since = [(event.item_id, event.rating) for event, counted in zip(stored.events, again, strict=True) if not counted]
+        older = stored.count - len(stored.events)  # before all of these: exported too where the first of these was
+        counted_twice = sum(again) + (older if again and again[0] else 0)
         latest = (before + since)[-self._length :]
-        return History(tuple(latest), known.earlier_count + stored.count - len(again))
+        return History(tuple(latest), known.earlier_count + stored.count - counted_twice)
 
 
 def given(entries: list[tuple[str, float, int | None]], length: int) -> History:

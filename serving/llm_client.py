@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,36 +40,56 @@ class LlmClient:
     async def _guarded(self, visit: Visit, timeout_s: float) -> NDArray[np.float64]:
         if timeout_s <= 0:
             raise LlmFailureError("deadline")
-        if not self.breaker.allow():
+        ticket = self.breaker.allow()
+        if not ticket:
             raise LlmFailureError("circuit_open")
-        response = self._handle.remote(visit, timeout_s)
+        response = None
         try:
+            response = self._handle.remote(visit, timeout_s)
             found = await asyncio.wait_for(_result(response), timeout_s)
         except BackPressureError as error:  # busy, not broken
-            self.breaker.gave_up()
+            self.breaker.gave_up(ticket)
             raise LlmFailureError("llm_overloaded") from error
-        except asyncio.CancelledError:  # the client left
-            self.breaker.gave_up()
-            response.cancel()
-            raise
         except TimeoutError as error:
             if timeout_s >= self._patience_s:
-                self.breaker.failed()
+                self.breaker.failed(ticket)
             else:
-                self.breaker.gave_up()
-            response.cancel()
+                self.breaker.gave_up(ticket)
+            _cancel(response)
             raise LlmFailureError("llm_timeout") from error
-        except RayTaskError as error:
-            self.breaker.failed()
+        except RayTaskError as error:  # before CancelledError, which it may be too
+            self.breaker.failed(ticket)
             raise LlmFailureError("llm_error") from error
-        except (RayError, RayServeException) as error:
-            self.breaker.failed()
-            raise LlmFailureError("llm_unavailable") from error
+        except asyncio.CancelledError:  # the client left
+            self.breaker.gave_up(ticket)
+            _cancel(response)
+            raise
+        except Exception as error:
+            self.breaker.failed(ticket)
+            raise LlmFailureError("llm_unavailable" if isinstance(error, (RayError, RayServeException)) else "llm_error") from error
+        try:
+            p_llm = _probabilities(found, len(visit.candidates))
+        except LlmFailureError:
+            self.breaker.failed(ticket)
+            raise
         self.breaker.succeeded()
-        if np.shape(found) != (len(visit.candidates),):
-            raise LlmFailureError("llm_invalid_output")
-        return np.asarray(found, np.float64)
+        return p_llm
 
 
-async def _result(response: object) -> NDArray[np.float64]:
-    return await response  # pyright: ignore[reportGeneralTypeIssues] - a DeploymentResponse is awaitable
+async def _result(response: Any) -> Any:
+    return await response
+
+
+def _cancel(response: Any) -> None:
+    if response is not None:
+        response.cancel()
+
+
+def _probabilities(found: Any, count: int) -> NDArray[np.float64]:
+    try:
+        p = np.asarray(found, np.float64)
+    except (TypeError, ValueError) as error:
+        raise LlmFailureError("llm_invalid_output") from error
+    if p.shape != (count,) or not np.isfinite(p).any():
+        raise LlmFailureError("llm_invalid_output")
+    return p

@@ -8,17 +8,24 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from components.errors import ArtifactError, ConfigError, TandemError
 
 RUNS = Path("runs")
 HOST = "127.0.0.1"
+NAME = "tandem"
 # Measured with benchmarks/serving_load.py: the ingress answers an empty request in about half the time.
-FLAGS = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_worker_niceness": "0"}
+FLAGS = {
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # would listen on more ports, and wait half a minute for load balancers when it stops
+    "RAY_worker_niceness": "0",
+}
 
 
 def newest_run(runs: Path = RUNS) -> str:
@@ -45,20 +52,36 @@ def serve(model: str, host: str, port: int, settings: dict[str, str]) -> None:
     import ray
     from ray import serve
 
+    from serving.access import guard
     from serving.app import build
     from serving.arguments import Arguments
 
     arguments = Arguments.model_validate({"model": model, **settings})
+    guard(host, arguments)
+    application = build(arguments)
     ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=True)
     try:
         serve.start(http_options={"host": host, "port": port})
-        serve.run(build(arguments), name="tandem", route_prefix="/")
+        _deploy(application)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped either way, requests in flight are answered first
         print(f"serving {model} on http://{host}:{port}  (the page: /   OpenAPI: /docs   stop: Ctrl-C)", flush=True)
         while True:
             time.sleep(1)
     finally:
         serve.shutdown()
         ray.shutdown()
+
+
+def _deploy(application: Any) -> None:
+    """Deploy and wait until it answers; raises TandemError with what a process said that could not start."""
+    from ray import serve
+
+    try:
+        serve.run(application, name=NAME, route_prefix="/")
+    except RuntimeError as error:
+        deployments = serve.status().applications[NAME].deployments
+        said = [line for each in deployments.values() for line in each.message.splitlines() if "Error: " in line]
+        raise TandemError(f"the endpoint could not start: {said[-1].strip() if said else error}") from error
 
 
 def main() -> int:

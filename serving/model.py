@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class Model:
 def resolve(uri: str, tracking_uri: str = "") -> Model:
     """Find the model and check every file of it; raises ArtifactError naming what is missing or damaged."""
     if uri.startswith(REGISTERED):
+        if not re.fullmatch(r"models:/[^/@]+(@[^/@]+|/[0-9]+)", uri):  # MLflow would look elsewhere for any other
+            raise ArtifactError(f"model: expected models:/NAME@ALIAS or models:/NAME/VERSION, got {uri}")
         store = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT}/runs/mlflow.db"
         fixed = fixed_version(uri, store)
         artifacts.verify(fetch_ensemble(fixed, store, LOADER))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, field_validator, model_validator
 
 MAX_CANDIDATES = 500
 MAX_HISTORY = 5_000
@@ -17,11 +18,19 @@ def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _as_number(value: Any) -> Any:
+    """Take the words for infinite thresholds, which JSON has no numbers for."""
+    return float(value) if isinstance(value, str) and value in ("inf", "-inf") else value
+
+
 # No control characters or line breaks: an id is looked up, stored and shown, and must be one line everywhere.
 ID_PATTERN = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$"
+ID_SCHEMA = {"anyOf": [{"type": "string", "minLength": 1, "maxLength": 128, "pattern": ID_PATTERN}, {"type": "integer"}]}
 Id = Annotated[
-    str, BeforeValidator(_as_text, json_schema_input_type=str | int), StringConstraints(min_length=1, max_length=128, pattern=ID_PATTERN)
+    str, BeforeValidator(_as_text), StringConstraints(min_length=1, max_length=128, pattern=ID_PATTERN), WithJsonSchema(ID_SCHEMA)
 ]
+THRESHOLD_SCHEMA = {"anyOf": [{"type": "number"}, {"enum": ["inf", "-inf"]}]}
+Threshold = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(_as_number), WithJsonSchema(THRESHOLD_SCHEMA)]
 TimestampS = Annotated[int, Field(ge=0, le=253_402_300_799, description="seconds since 1970")]
 Fields = dict[Annotated[str, StringConstraints(min_length=1, max_length=128)], Any]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -71,8 +80,15 @@ class Ask(Strict):
     user: User
     max_llm_share: Share | None = Field(None, description="the LLM scores at most this share of the candidates of this request")
     deadline_ms: Annotated[int, Field(ge=1, le=60_000)] | None = Field(None, description="answer by then, with the CRM alone if need be")
-    threshold: float | Literal["inf", "-inf"] | None = Field(None, description="in the place of the policy's, for this request")
+    threshold: Threshold | None = Field(None, description="in the place of the policy's, for this request")
     context: Fields | None = Field(None, description="fields of the interaction that are known before it happens")
+
+    @field_validator("threshold")
+    @classmethod
+    def _is_number(cls, value: float | None) -> float | None:
+        if value is not None and math.isnan(value):
+            raise ValueError('expected a number, "inf" or "-inf"')
+        return value
 
 
 class ScoreRequest(Ask):
@@ -89,7 +105,7 @@ class RankRequest(Ask):
     model_config = ConfigDict(json_schema_extra={"examples": [{"user": {"id": "1"}, "k": 5}]})
 
     k: Annotated[int, Field(ge=1, le=MAX_CANDIDATES)] = 10
-    exclude_seen: bool = Field(False, description="leave out the items of the user's history")
+    exclude_seen: bool = Field(False, description="leave out the items of the history that the models read")
 
 
 class Event(Strict):
@@ -122,6 +138,7 @@ class Answer(BaseModel):
     """Scores for the known candidates."""
 
     results: list[Result]
+    llm_scored: int = Field(description="candidates that the LLM scored, also those that did not make it into the results")
     unknown_items: list[str]
     unknown_user: bool = Field(description="nothing is known of this id: a cold-start answer")
     degraded: bool

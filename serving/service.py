@@ -29,6 +29,7 @@ from serving.model import Model
 from serving.router import Limits, Scored, route
 from serving.schemas import Ask, Item, RankRequest, ScoreRequest
 
+DESCRIBED_AT_ONCE = 20  # candidates whose descriptions are read without leaving the event loop
 FUTURE_S = 86_400  # clocks of clients may run ahead by a day
 
 
@@ -82,7 +83,7 @@ class Service:
             raise FieldError("candidates", "expected at least one item that is known or described")
         asker = await self._asker(request)
         visit = self._visit(request, asker, tuple(candidates.values()))
-        scored, crm_s = await self._route(request, visit, self._resolver.resolve(visit), started_s)
+        scored, crm_s = await self._route(request, visit, await self._resolve(visit), started_s)
         position = {item: at for at, item in enumerate(candidates)}
         order = [position[item.id] for item in request.candidates if item.id in position]
         return self._answer(asker, list(candidates), order, scored, names, started_s, crm_s)
@@ -150,10 +151,16 @@ class Service:
             asker.user_id, request.user.profile or {}, asker.history.latest, asker.history.earlier_count, candidates, request.context or {}
         )
 
+    async def _resolve(self, visit: Visit) -> Resolved:
+        # Looking ids up is quick; tables of descriptions are not, and other requests go on meanwhile.
+        if sum(bool(candidate.description) for candidate in visit.candidates) > DESCRIBED_AT_ONCE:
+            return await asyncio.to_thread(self._resolver.resolve, visit)
+        return self._resolver.resolve(visit)
+
     async def _score_crm(self, visit: Resolved) -> Scores:
         if self._crm is not None:
             return await self._crm.remote(visit)  # pyright: ignore[reportGeneralTypeIssues]
-        if len(visit.item_rows) > 1000:  # a whole catalogue: other requests go on meanwhile
+        if len(visit.item_rows) > 1000 or len(visit.described) > DESCRIBED_AT_ONCE:  # a whole catalogue: other requests go on meanwhile
             return await asyncio.to_thread(self.arm.score, visit)
         return self.arm.score(visit)
 
@@ -175,6 +182,7 @@ class Service:
         total_s = time.monotonic() - started_s
         return {
             "results": [_result(*values[at]) for at in order],
+            "llm_scored": int(np.isfinite(scored.p_llm).sum()),
             "unknown_items": unknown,
             "unknown_user": asker.user_id is not None and not asker.known,
             "degraded": scored.degraded_cause is not None,

@@ -42,7 +42,8 @@ class CrmArm:
         count = len(visit.item_rows)
         with torch.inference_mode():
             parts = [
-                self._crm(store.batch(columns, slice(start, start + CRM_ROWS))).logits_B.double() for start in range(0, count, CRM_ROWS)
+                self._crm(store.batch(columns, slice(start, start + CRM_ROWS))).logits_B.double()
+                for start in range(0, max(count, 1), CRM_ROWS)
             ]
             p_crm = torch.sigmoid(torch.cat(parts)).numpy()
         return {

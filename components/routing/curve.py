@@ -15,12 +15,13 @@ STEPS = 20
 
 
 def threshold_curve(policy: Policy, rows: Rows) -> list[dict[str, Any]]:
-    """Return the policy's `threshold`, `llm_share`, `auc` and `logloss` at even steps of the share, from 0 to 1.
+    """Return the policy's `threshold`, `llm_share`, `auc` and `logloss` at even steps of the share, from 0 to 1, and at its own threshold.
 
     Reads what policies read, and `label`. Infinite thresholds are written "inf" and "-inf", as in `policy.json`.
     """
     estimate, label = worth(policy.router, policy.unit, rows), column(rows, "label")
-    thresholds = dict.fromkeys(threshold_for(estimate, step / STEPS) for step in range(STEPS + 1))
+    steps = [threshold_for(estimate, step / STEPS) for step in range(STEPS + 1)]
+    thresholds = sorted({*steps, policy.threshold}, reverse=True)
     points = []
     for threshold in thresholds:
         routes = replace(policy, threshold=threshold).decide(rows)

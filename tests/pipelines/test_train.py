@@ -263,7 +263,7 @@ def test_waiting_is_bounded_and_a_users_own_bounds_stand(monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "_fit", stop)
-    monkeypatch.setattr(train, "TorchTrainer", lambda work, **keys: SimpleNamespace(**keys))
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", lambda work, **keys: SimpleNamespace(**keys))
     monkeypatch.setattr(train, "Reader", lambda show: contextlib.nullcontext(SimpleNamespace(board=None)))
     wanted = job(data)
     with pytest.raises(KeyboardInterrupt):

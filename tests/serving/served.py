@@ -93,9 +93,7 @@ def served(temp: Path, model: Path, *settings: str) -> Iterator[Served]:
     log = temp / f"serve-{port}.log"
     command = [sys.executable, "-m", "serving.local", "--model", str(model), "--port", str(port), f"events=sqlite:///{temp}/events.db"]
     with log.open("wb") as file:
-        process = subprocess.Popen(
-            [*command, *settings], cwd=ROOT, env=environment(temp), stdout=file, stderr=file, start_new_session=True
-        )
+        process = subprocess.Popen([*command, *settings], cwd=ROOT, env=environment(temp), stdout=file, stderr=file, start_new_session=True)
     found = Served(f"http://127.0.0.1:{port}", process, log)
     try:
         found.wait_until(lambda: process.poll() is not None or b"serving " in log.read_bytes(), "the endpoint starts", START_S)

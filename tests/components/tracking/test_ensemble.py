@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 
 from components.errors import ArtifactError
 from components.tracking import Tracker, load_ensemble, register_ensemble
+from components.tracking.ensemble import fetch_ensemble, fixed_version
 from tests.components.tracking.stores import Server, dead_uri, open_at, rows, sqlite_uri
 
 LOADER = """
@@ -107,3 +109,49 @@ def test_an_unknown_model_is_an_error_that_names_it(folder: Path) -> None:
     open_at(folder)
     with pytest.raises(ArtifactError, match="expected a registered ensemble at models:/tandem@champion"):
         load_ensemble("models:/tandem@champion", sqlite_uri(folder), "json")
+
+
+def test_an_alias_is_fixed_to_a_version_and_the_version_stays(folder: Path, loader_module: str) -> None:
+    tracker, store = open_at(folder), sqlite_uri(folder)
+    register_line(tracker, folder, loader_module)
+    fixed = fixed_version("models:/tandem@champion", store)
+    assert fixed == "models:/tandem/1"
+    (folder / "line_model" / "line.json").write_text('{"slope": 5.0, "shift": 0.0}')
+    register_line(tracker, folder, loader_module)
+    assert fixed_version("models:/tandem@champion", store) == "models:/tandem/2"
+    for uri, slope in ((fixed, 2.0), ("models:/tandem/2", 5.0), ("models:/tandem@champion", 5.0)):
+        assert json.loads(Path(fetch_ensemble(uri, store, loader_module), "line.json").read_text())["slope"] == slope
+
+
+@pytest.mark.parametrize("uri", ["models:/tandem/1", "models:/tandem", "/some/folder", "s3://bucket/ensemble"])
+def test_what_is_no_alias_is_fixed_already(folder: Path, uri: str) -> None:
+    assert fixed_version(uri, sqlite_uri(folder)) == uri
+
+
+def test_fetching_runs_no_loader(folder: Path, loader_module: str) -> None:
+    register_line(open_at(folder), folder, loader_module)
+    assert Path(fetch_ensemble("models:/tandem/1", sqlite_uri(folder), loader_module), "line.json").exists()
+    assert loader_module not in sys.modules
+    with pytest.raises(ArtifactError, match="expected a model that json loads; got one for line_loader"):
+        fetch_ensemble("models:/tandem/1", sqlite_uri(folder), "json")
+
+
+def test_data_outside_the_models_folder_is_refused(folder: Path, loader_module: str) -> None:
+    register_line(open_at(folder), folder, loader_module)
+    described = next((folder / "mlflow-artifacts").rglob("MLmodel"))
+    text = described.read_text()
+    described.write_text(re.sub(r"^( +data: ).*$", r"\1../../../..", text, flags=re.MULTILINE))
+    assert described.read_text() != text
+    with pytest.raises(ArtifactError, match=r"expected data inside the model's folder; got '\.\./\.\./\.\./\.\.'"):
+        fetch_ensemble("models:/tandem/1", sqlite_uri(folder), loader_module)
+
+
+@pytest.mark.parametrize("call", [fixed_version, lambda uri, store: fetch_ensemble(uri, store, "json")])
+def test_an_alias_that_nobody_set_is_named_without_passwords(folder: Path, call: Callable[[str, str], str]) -> None:
+    open_at(folder)
+    with pytest.raises(ArtifactError, match="expected a registered ensemble at models:/tandem@champion"):
+        call("models:/tandem@champion", sqlite_uri(folder))
+    away = dead_uri().replace("http://", "http://user:secret@")
+    with pytest.raises(ArtifactError) as error:
+        call("models:/tandem@champion", away)
+    assert "secret" not in str(error.value)

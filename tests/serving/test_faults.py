@@ -1,0 +1,197 @@
+"""The endpoint under trouble: processes killed, frozen and starved, clients that leave, more requests than it can answer."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from tests.end_to_end.command import ROOT, environment
+from tests.end_to_end.test_cluster import free_ports
+from tests.serving import ensembles
+from tests.serving.load import load
+from tests.serving.served import BOTH, Answer, Served, served
+
+pytestmark = pytest.mark.end_to_end
+DEADLINE_S = 0.8
+SETTINGS = ("health_check_period_s=1", "health_check_timeout_s=4", "breaker_pause_ms=1000", f"deadline_ms={1000 * DEADLINE_S:.0f}")
+CRM_ONLY = {**BOTH, "threshold": "inf"}
+
+
+@pytest.fixture(scope="module")
+def model(short_folder: Path) -> Path:
+    return ensembles.make(short_folder / "faults")
+
+
+@pytest.fixture(scope="module")
+def endpoint(short_folder: Path, model: Path) -> Iterator[Served]:
+    with served(short_folder / "faults", model, *SETTINGS) as found:
+        assert not found.post("/v1/score", BOTH).body["degraded"]
+        yield found
+
+
+def healthy(endpoint: Served) -> bool:
+    return endpoint.post("/v1/score", BOTH).body["degraded"] is False
+
+
+def assert_crm_answered(answer: Answer) -> None:
+    assert {result["arm"] for result in answer.body["results"]} == {"crm"}
+    assert all(result["score"] == result["p_crm"] for result in answer.body["results"])  # the policy's calibration is none
+
+
+def kill(endpoint: Served, name: str) -> None:
+    for pid in endpoint.pids(name):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_killed_llm_costs_no_request_and_little_time_and_comes_back(endpoint: Served) -> None:
+    with load(endpoint, CRM_ONLY) as crm:
+        endpoint.wait_until(lambda: len(crm.answers) > 100, "answers of the CRM")
+    with load(endpoint, BOTH) as found:
+        endpoint.wait_until(lambda: len(found.answers) > 20, "answers")
+        kill(endpoint, ":Llm")
+        endpoint.wait_until(lambda: any(answer.body["degraded"] for answer in found.answers), "the CRM takes over")
+        endpoint.wait_until(lambda: endpoint.pids(":Llm"), "Ray starts it again")
+        kill(endpoint, ":Llm")  # again, before it answers
+        back_s = endpoint.wait_until(lambda: not found.answers[-1].body["degraded"], "the LLM answers again", 90)
+    assert back_s < 60
+    assert found.statuses == {200}
+    assert not found.failures
+    degraded = [answer for answer in found.answers if answer.body["degraded"]]
+    for answer in degraded:
+        assert_crm_answered(answer)
+        assert answer.body["degraded_cause"] in ("llm_unavailable", "llm_timeout", "circuit_open", "llm_overloaded")
+    # At most each failure before the circuit opens, and each probe, waits for the deadline; with four clients at once.
+    open_s = [answer.seconds for answer in degraded if answer.body["degraded_cause"] == "circuit_open"]
+    assert open_s
+    assert np.quantile(open_s, 0.95) <= np.quantile([answer.seconds for answer in crm.answers], 0.95) + 0.1
+    slow = sum(answer.seconds > DEADLINE_S / 2 for answer in degraded)
+    assert slow <= 3 + 4 + back_s + 10
+
+
+def test_a_frozen_llm_costs_the_deadline_and_is_replaced(endpoint: Served) -> None:
+    endpoint.wait_until(lambda: healthy(endpoint), "healthy before")
+    (frozen,) = endpoint.pids(":Llm")
+    os.kill(frozen, signal.SIGSTOP)
+    first = endpoint.post("/v1/score", BOTH)
+    assert first.status == 200
+    assert first.body["degraded_cause"] == "llm_timeout"
+    assert first.seconds < DEADLINE_S + 0.5
+    assert_crm_answered(first)
+    ready = endpoint.get("/readyz")
+    assert (ready.status, ready.body["crm"]) == (200, "ready")
+    endpoint.wait_until(lambda: endpoint.pids(":Llm") not in ([frozen], []) and healthy(endpoint), "a new one answers", 90)
+
+
+def test_clients_that_leave_leave_no_work_behind(endpoint: Served) -> None:
+    endpoint.wait_until(lambda: healthy(endpoint), "healthy before")
+    body = json.dumps({**BOTH, "threshold": "-inf"})
+    host = endpoint.url.removeprefix("http://")
+    for _ in range(50):
+        client = http.client.HTTPConnection(host, timeout=0.05)
+        try:
+            client.request("POST", "/v1/score", body, {"content-type": "application/json"})
+            client.getresponse()
+        except TimeoutError:
+            pass
+        finally:
+            client.close()
+    answers = [endpoint.post("/v1/score", BOTH) for _ in range(20)]
+    assert {answer.status for answer in answers} == {200}
+    endpoint.wait_until(lambda: healthy(endpoint), "the LLM is free again", 5)
+
+
+def test_an_llm_that_can_never_start_again_leaves_the_crm_answering(short_folder: Path) -> None:
+    folder = short_folder / "gone"
+    model = ensembles.make(folder)
+    with served(folder, model, *SETTINGS) as endpoint:
+        shutil.rmtree(model / "llm")
+        kill(endpoint, ":Llm")
+        with load(endpoint, BOTH, clients=2) as found:
+            time.sleep(15)  # several attempts of Serve to start it
+        assert found.statuses == {200}
+        assert not found.failures
+        assert found.answers[-1].body["degraded"]
+        assert_crm_answered(found.answers[-1])
+        assert endpoint.get("/readyz").status == 200
+
+
+def test_ten_times_more_requests_than_it_can_answer_are_refused_and_the_rest_answered(endpoint: Served) -> None:
+    endpoint.wait_until(lambda: healthy(endpoint), "healthy before")
+    (ingress,) = endpoint.pids(":Ingress")
+    with load(endpoint, BOTH, clients=8) as capacity:
+        time.sleep(4)
+    before = psutil.Process(ingress).memory_info().rss
+    with load(endpoint, BOTH, clients=120) as found:
+        time.sleep(6)
+    grown = psutil.Process(ingress).memory_info().rss - before
+    assert found.statuses <= {200, 503}
+    refused = [answer for answer in found.answers if answer.status == 503]
+    assert all(answer.headers.get("retry-after") or answer.headers.get("Retry-After") for answer in refused)
+    assert all("error" in answer.body for answer in refused)
+    assert grown < 200 * 2**20
+    good = sum(answer.status == 200 for answer in found.answers)
+    assert good / 6 >= 0.7 * len(capacity.answers) / 4
+    endpoint.wait_until(lambda: healthy(endpoint), "normal again", 10)
+
+
+def test_an_acknowledged_event_survives_the_death_of_every_process(short_folder: Path, model: Path) -> None:
+    folder = short_folder / "events"
+    acknowledged: list[str] = []
+    with served(folder, model, *SETTINGS) as endpoint:
+        tree = [endpoint.process.pid, *(child.pid for child in psutil.Process(endpoint.process.pid).children(recursive=True))]
+        for number in range(30):
+            event = {"event_id": f"e{number}", "user_id": "newcomer", "item_id": "i1", "rating": 5, "timestamp_s": 1_700_000_000 + number}
+            answer = endpoint.post("/v1/events", event)
+            assert answer.body == {"event_id": f"e{number}", "stored": True}
+            acknowledged.append(f"e{number}")
+        for pid in tree:
+            if psutil.pid_exists(pid):
+                os.kill(pid, signal.SIGKILL)
+    with served(folder, model, *SETTINGS) as endpoint:
+        assert endpoint.get("/v1/users/newcomer").body["earlier_count"] == len(acknowledged)
+        again = endpoint.post("/v1/events", {**event, "event_id": "e0", "timestamp_s": 1_700_000_000})
+        assert again.body == {"event_id": "e0", "stored": False}
+
+
+def test_requests_in_flight_are_answered_before_it_stops(short_folder: Path, model: Path) -> None:
+    with served(short_folder / "stops", model, *SETTINGS) as endpoint, load(endpoint, BOTH, clients=4) as found:
+        endpoint.wait_until(lambda: len(found.answers) > 20, "answers")
+        endpoint.process.send_signal(signal.SIGTERM)
+        endpoint.process.wait(timeout=60)
+    assert found.statuses <= {200, 503}
+    # Refused or closed between two requests is the end of the endpoint; an answer cut short would not be JSON.
+    assert all("results" in answer.body for answer in found.answers if answer.status == 200)
+
+
+def run_local(temp: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (temp / "ray").mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "serving.local", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment(temp), capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_port_in_use_is_one_clear_error(short_folder: Path, model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run_local(short_folder / "port", "--model", str(model), "--port", str(port))
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [f"error: port: expected a free one, 127.0.0.1:{port} can't be listened on: Address already in use"]
+
+
+def test_beyond_loopback_it_refuses_to_start_without_a_key(short_folder: Path, model: Path) -> None:
+    (port,) = free_ports(1)
+    done = run_local(short_folder / "open", "--model", str(model), "--host", "0.0.0.0", "--port", str(port))
+    assert done.returncode == 1
+    assert "beyond loopback: expected api_key_file=FILE" in done.stderr

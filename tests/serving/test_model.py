@@ -1,0 +1,160 @@
+"""Which model is served: found, fixed to one version, and whole."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pandas as pd
+import pytest
+
+from components import artifacts
+from components.errors import ArtifactError
+from components.tracking import register_ensemble
+from serving import pyfunc
+from serving.model import LOADER, Model, resolve
+from tests.components.tracking.stores import open_at, sqlite_uri
+
+
+def make(folder: Path | str, fingerprint: str = "f1") -> str:
+    """Write an artifact with the parts that matter here."""
+    with artifacts.create(f"{folder}/ensemble", fingerprint, ()) as (aside, _):
+        artifacts.write_json(f"{aside}/policy.json", {"threshold": 0.5})
+        fsspec.filesystem("file" if "://" not in aside else "memory").makedirs(f"{aside}/crm", exist_ok=True)
+        artifacts.write_json(f"{aside}/crm/config.json", {"name": "dcnv2"})
+    return f"{folder}/ensemble"
+
+
+@pytest.fixture
+def ensemble(tmp_path: Path) -> Path:
+    return Path(make(tmp_path / "run"))
+
+
+def test_the_artifact_itself_is_a_model(ensemble: Path) -> None:
+    found = resolve(str(ensemble))
+    assert found == Model(str(ensemble), "", "f1")
+    assert found.local() == str(ensemble)
+
+
+def test_the_folder_of_a_run_stands_for_its_ensemble(ensemble: Path) -> None:
+    assert resolve(str(ensemble.parent)) == resolve(str(ensemble))
+    assert resolve(f"{ensemble.parent}/") == resolve(str(ensemble))
+
+
+def test_a_relative_path_is_fixed(ensemble: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers run in folders of their own."""
+    monkeypatch.chdir(ensemble.parent.parent)
+    assert resolve("run") == resolve(str(ensemble))
+    assert resolve("run/ensemble") == resolve(str(ensemble))
+
+
+def test_a_uri_of_the_local_disk_is_its_path(ensemble: Path) -> None:
+    assert resolve(f"file://{ensemble}").uri == str(ensemble)
+
+
+def test_a_model_can_live_in_an_object_store() -> None:
+    make("memory://bucket/run-of-test-model", "f2")
+    found = resolve("memory://bucket/run-of-test-model")
+    assert (found.uri.removeprefix("memory:").lstrip("/"), found.version) == ("bucket/run-of-test-model/ensemble", "f2")
+    assert artifacts.read_json(artifacts.join(found.local(), "policy.json")) == {"threshold": 0.5}
+
+
+def test_another_fingerprint_is_another_version(tmp_path: Path) -> None:
+    assert resolve(make(tmp_path / "a", "f1")).version != resolve(make(tmp_path / "b", "f2")).version
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"^model: expected a folder with an ensemble at .*/nothing; there is none$"):
+        resolve(str(tmp_path / "nothing"))
+
+
+def test_a_folder_without_an_ensemble_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=rf"expected a finished artifact .* at {tmp_path}"):
+        resolve(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["policy.json", "crm/config.json"])
+def test_a_file_that_changed_is_named(ensemble: Path, name: str) -> None:
+    content = (ensemble / name).read_bytes()
+    (ensemble / name).write_bytes(content[:-2] + b"!\n")
+    for uri in (ensemble, ensemble.parent):
+        with pytest.raises(ArtifactError, match=rf"ensemble/{name} is damaged: expected sha256"):
+            resolve(str(uri))
+
+
+@pytest.mark.parametrize("name", ["policy.json", "crm/config.json"])
+def test_a_file_that_was_cut_or_is_gone_is_an_error(ensemble: Path, name: str) -> None:
+    (ensemble / name).write_bytes((ensemble / name).read_bytes()[:-3])
+    with pytest.raises(ArtifactError, match=f"at {ensemble}"):
+        resolve(str(ensemble))
+    (ensemble / name).unlink()
+    with pytest.raises(ArtifactError, match=f"at {ensemble}"):
+        resolve(str(ensemble))
+
+
+def test_an_unfinished_ensemble_is_no_model(ensemble: Path) -> None:
+    (ensemble / artifacts.MANIFEST).unlink()
+    with pytest.raises(ArtifactError, match=f"expected a finished artifact .* at {ensemble}"):
+        resolve(str(ensemble.parent))
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A registry with two versions of an ensemble, the alias on the second."""
+    folder = tmp_path_factory.mktemp("registry")
+    tracker, rows = open_at(folder), pd.DataFrame({"x": [0.0]})
+    for number in (1, 2):
+        make(folder / f"run{number}", f"f{number}")
+        with tracker.run("full") as run:
+            register_ensemble(run, folder / f"run{number}" / "ensemble", [], LOADER, ["pandas"], rows, rows)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_an_alias_is_fixed_to_the_version_that_it_names_now(registry: Path) -> None:
+    found = resolve("models:/tandem@champion", sqlite_uri(registry))
+    assert found == Model("models:/tandem/2", sqlite_uri(registry), "tandem/2")
+    assert artifacts.require(found.local()).fingerprint == "f2"
+    first = resolve("models:/tandem/1", sqlite_uri(registry))
+    assert (first.version, artifacts.require(first.local()).fingerprint) == ("tandem/1", "f1")
+
+
+def test_the_registry_of_the_environment_is_the_default(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", sqlite_uri(registry))
+    assert resolve("models:/tandem@champion").tracking_uri == sqlite_uri(registry)
+
+
+@pytest.mark.parametrize("uri", ["models:/tandem", "models:/", "models:/tandem/latest", "models:/tandem@a/1", "models:/m-0123/x/y"])
+def test_a_registered_model_without_a_version_or_an_alias_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtifactError, match=f"^model: expected models:/NAME@ALIAS or models:/NAME/VERSION, got {uri}$"):
+        resolve(uri, f"sqlite:///{tmp_path}/none.db")
+    assert not list(tmp_path.iterdir()), "looking for a model makes no store"
+
+
+@pytest.mark.parametrize("uri", ["models:/tandem@nobody", "models:/tandem/7", "models:/other@champion"])
+def test_a_model_that_is_not_registered_is_named(registry: Path, uri: str) -> None:
+    with pytest.raises(ArtifactError, match=f"expected a registered ensemble at {uri} in sqlite:"):
+        resolve(uri, sqlite_uri(registry))
+
+
+def test_a_damaged_file_of_a_registered_model_is_named(registry: Path) -> None:
+    (policy,) = [path for path in (registry / "mlflow-artifacts").rglob("policy.json") if "f1" in _fingerprint(path)]
+    content = policy.read_bytes()
+    try:
+        policy.write_bytes(content[:-2] + b"!\n")
+        with pytest.raises(ArtifactError, match=r"policy\.json is damaged: expected sha256"):
+            resolve("models:/tandem/1", sqlite_uri(registry))
+    finally:
+        policy.write_bytes(content)
+
+
+def test_registered_ensembles_name_the_loader_that_is_installed() -> None:
+    assert pyfunc.__name__ == LOADER
+    assert callable(pyfunc._load_pyfunc)
+
+
+def _fingerprint(path: Path) -> str:
+    return artifacts.require(str(path.parent)).fingerprint
