@@ -5,14 +5,20 @@ BIN := $(VENV)/bin
 STORE ?= sqlite:///$(CURDIR)/runs/mlflow.db
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test unit lint mlflow lock clean
+.PHONY: run serve test unit lint mlflow lock clean
 
 run: $(VENV)/.installed
 	$(BIN)/python pipelines/full.py demo
 
+# Serves the newest finished run, the demo's where there is none yet.
+serve: $(VENV)/.installed
+	ls runs/*/ensemble/_manifest.json > /dev/null 2>&1 || $(MAKE) run
+	$(BIN)/python -m serving.local
+
+# The end-to-end tests mostly wait for processes to start: two at a time, each file with its own Ray.
 test: lint
 	$(BIN)/python -m pytest -m "not ray and not end_to_end" -n 2
-	$(BIN)/python -m pytest -m "ray or end_to_end"
+	$(BIN)/python -m pytest -m "ray or end_to_end" -n 2 --dist loadfile
 
 unit: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not ray and not end_to_end" -n 2
@@ -29,6 +35,7 @@ mlflow: $(VENV)/.installed
 # The project itself goes in without its dependencies: those come from the lock file alone.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing the locked packages into $(VENV): a few minutes"
 	$(BIN)/pip install --quiet --requirement requirements.lock
 	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $@

@@ -1,6 +1,6 @@
 """The application that Ray Serve runs: `serve run serving.app:build model=...`."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: Serve reads the type of `build`'s argument as it stands, and a name would be no type.
 
 from typing import Any
 

@@ -34,7 +34,7 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def node(temp: Path, *arguments: str) -> Iterator[None]:
+def node(temp: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A Ray node of two CPUs, with everything that it starts."""
     command = [RAY, "start", *arguments, "--num-cpus", "2", "--object-store-memory", "500000000", "--disable-usage-stats", "--block"]
     # Workers find the packages and `python` where the tests have theirs.
@@ -42,7 +42,7 @@ def node(temp: Path, *arguments: str) -> Iterator[None]:
     with (temp / "nodes.log").open("a") as log:
         process = subprocess.Popen(command, env=found, cwd=temp, stdout=log, stderr=log, start_new_session=True)
     try:
-        yield
+        yield process
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)

@@ -1,0 +1,115 @@
+"""A running application changed by `serve deploy`: a policy, a model, a damaged model, while clients ask."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.end_to_end.command import ROOT
+from tests.end_to_end.test_cluster import RAY, free_ports, node, wait_for, with_token
+from tests.serving import ensembles
+from tests.serving.load import load
+from tests.serving.served import BOTH, Served
+
+pytestmark = pytest.mark.end_to_end
+SERVE = str(Path(sys.executable).with_name("serve"))
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A head node, and what is deployed on it by the project's own file."""
+
+    temp: Path
+    dashboard: str
+    endpoint: Served
+    config: dict[str, Any]
+
+    def deploy(self, model: Path, user_config: dict[str, Any]) -> None:
+        (application,) = self.config["applications"]
+        application["args"] = {"model": str(model), "events": f"sqlite:///{self.temp}/events.db", "health_check_period_s": 1}
+        application["deployments"][0]["user_config"] = user_config
+        file = self.temp / "serve.yaml"
+        file.write_text(yaml.safe_dump(self.config))
+        self._serve("deploy", str(file))
+
+    def status(self) -> dict[str, Any]:
+        return yaml.safe_load(self._serve("status"))["applications"]["tandem"]
+
+    def _serve(self, *arguments: str) -> str:
+        environment = {**with_token(self.temp), "RAY_DASHBOARD_ADDRESS": self.dashboard}
+        done = subprocess.run([SERVE, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def cluster(short_folder: Path) -> Iterator[Cluster]:
+    temp = short_folder / "rollout"
+    (temp / "ray").mkdir(parents=True)
+    subprocess.run([RAY, "get-auth-token", "--generate"], env=with_token(temp), capture_output=True, check=True)
+    gcs, board, client, agent, listen, http = free_ports(6)
+    ports = ["--port", str(gcs), "--dashboard-port", str(board), "--ray-client-server-port", str(client)]
+    agents = ["--dashboard-agent-grpc-port", str(agent), "--dashboard-agent-listen-port", str(listen)]
+    with node(temp, "--head", *ports, *agents) as head:
+        wait_for(board, temp / "nodes.log")
+        config = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text())
+        config["http_options"]["port"] = http
+        yield Cluster(temp, f"http://127.0.0.1:{board}", Served(f"http://127.0.0.1:{http}", head, temp / "nodes.log"), config)
+
+
+@pytest.fixture(scope="module")
+def deployed(cluster: Cluster) -> Cluster:
+    cluster.deploy(ensembles.make(cluster.temp / "first"), {})
+    cluster.endpoint.wait_until(lambda: cluster.endpoint.post("/v1/score", BOTH).body.get("degraded") is False, "it answers", 120)
+    return cluster
+
+
+def ask(cluster: Cluster) -> dict[str, Any]:
+    return cluster.endpoint.post("/v1/score", BOTH).body
+
+
+def test_a_new_threshold_goes_live_without_a_restart(deployed: Cluster) -> None:
+    before, processes = ask(deployed), deployed.endpoint.pids("ServeReplica")
+    with load(deployed.endpoint, BOTH) as found:
+        deployed.deploy(deployed.temp / "first" / "ensemble", {"threshold": "inf"})
+        deployed.endpoint.wait_until(lambda: ask(deployed)["policy_version"] != before["policy_version"], "the new policy")
+    assert found.statuses == {200}
+    assert not found.failures
+    assert ask(deployed)["llm_scored"] == 0 < before["llm_scored"]
+    assert deployed.endpoint.pids("ServeReplica") == processes
+
+
+def test_a_new_model_rolls_in_without_a_failed_request(deployed: Cluster) -> None:
+    before = ask(deployed)["model_version"]
+    with load(deployed.endpoint, BOTH) as found:
+        deployed.deploy(ensembles.make(deployed.temp / "second", seed=1), {})
+        deployed.endpoint.wait_until(lambda: ask(deployed)["model_version"] != before, "the new model", 120)
+        deployed.endpoint.wait_until(lambda: deployed.status()["status"] == "RUNNING", "Serve has finished", 120)
+    assert found.statuses == {200}
+    assert not found.failures
+    assert {answer.body["model_version"] for answer in found.answers} == {"seed-0", "seed-1"}
+    assert ask(deployed)["model_version"] == "seed-1"
+
+
+def test_a_damaged_model_does_not_replace_one_that_works(deployed: Cluster) -> None:
+    damaged = ensembles.make(deployed.temp / "damaged", seed=2)
+    weights = damaged / "crm" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with load(deployed.endpoint, BOTH) as found:
+        deployed.deploy(damaged, {})
+        deployed.endpoint.wait_until(lambda: deployed.status()["status"] == "DEPLOY_FAILED", "Serve says that it failed", 120)
+        time.sleep(3)
+    assert found.statuses == {200}
+    assert not found.failures
+    assert {answer.body["model_version"] for answer in found.answers} == {"seed-1"}
+    assert "crm/model.safetensors is damaged" in deployed.status()["message"]
