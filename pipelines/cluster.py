@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from components.errors import ConfigError, ResourceError
 
 LEAST_LOGICAL_CPUS = 4  # a laptop's Ray: tasks that wait for files and actors that hold models share what cores there are
 CPUS_PER_TASK = 0.25  # of Ray Data's reading, changing and writing tasks beside a pool of actors
+CONNECT_TIMEOUT_S = 10.0
 ACTORS_TIMEOUT_S = 900  # for the place of a pool's actors on a cluster that others use too
 
 
@@ -47,6 +49,7 @@ def connect(config: Config) -> None:
     on_terminate = signal.getsignal(signal.SIGTERM)  # Ray puts its own in place
     address = config.address or os.environ.get("RAY_ADDRESS")
     if address:
+        _require_listening(address)
         if (Path.home() / ".ray" / "auth_token").exists():
             os.environ.setdefault("RAY_AUTH_MODE", "token")  # a client that says nothing can't join a cluster with tokens
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
@@ -61,6 +64,17 @@ def connect(config: Config) -> None:
         )
     signal.signal(signal.SIGTERM, on_terminate)
     steady_data()
+
+
+def _require_listening(address: str) -> None:
+    """Raise ResourceError where no cluster listens: Ray would ask again and again, for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():  # "auto" and ray://, which say themselves what is wrong
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ResourceError(f"expected a Ray cluster at {address}, nothing answers there: {error}") from error
 
 
 def steady_data() -> None:

@@ -16,6 +16,8 @@ from components import artifacts
 from components.datasets.demo import Demo
 from components.errors import ConfigError
 from components.joint.deepspeed_engine import deepspeed_config
+from components.llm import config as llm_config
+from components.llm.config import TINY
 from components.report.summary import summary_table
 from pipelines import cluster
 from pipelines.config import RunConfig
@@ -36,9 +38,19 @@ def parse(arguments: Sequence[str] | None) -> RunConfig:
     _refuse_relative_in_job(config)
     if not config.data and not isinstance(config.dataset, Demo.Config):
         raise ConfigError("--data: expected the folder or URI of the raw files, got none")
+    _require_llm(config.llm)
     # Workers have another working folder.
     llm = replace(config.llm, path=_absolute(config.llm.path)) if Path(config.llm.path).is_dir() else config.llm
     return replace(config, output=_absolute(config.output or ""), data=config.data and _absolute(config.data), llm=llm)
+
+
+def _require_llm(llm: llm_config.Config) -> None:
+    """Raise ConfigError for a model that can't be loaded, before a stage runs that only comes to it later."""
+    if llm.path == TINY or Path(llm.path).is_dir() or llm.revision:
+        return
+    if llm.path.startswith(("/", ".", "~")):
+        raise ConfigError(f"llm.path: expected a hub id or a local folder, there is none at {llm.path}")
+    raise ConfigError(f"llm.revision: expected the commit (40 hex digits) of {llm.path}, which is no local folder, got none")
 
 
 def _absolute(uri: str) -> str:
@@ -91,7 +103,10 @@ def show_result(config: RunConfig, output: str) -> None:
         print(f"runs in MLflow: {store}")
     else:
         print(f"runs in MLflow: {shlex.quote(str(bin_folder / 'mlflow'))} ui --backend-store-uri {shlex.quote(store)}")
-    print(f"on real data: {shlex.quote(sys.executable)} pipelines/full.py ml-100k --data FOLDER_OF_ML_100K")
+    python = shlex.quote(sys.executable)
+    print(f"serve it: {python} -m serving.local --model {shlex.quote(output)}")
+    if metrics["synthetic"]:
+        print(f"on real data: {python} pipelines/full.py ml-100k --data FOLDER_OF_ML_100K")
 
 
 def _refuse_relative_in_job(config: RunConfig) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from components.errors import OutputBusyError
+from components.errors import ConfigError, OutputBusyError
 
 
 @contextlib.contextmanager
@@ -24,7 +24,10 @@ def owned(output: str) -> Iterator[None]:
     if not isinstance(fs, LocalFileSystem):
         yield
         return
-    Path(path).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output {output}: expected a folder that can be made, {error.strerror}: {error.filename}") from error
     with (Path(path) / ".lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

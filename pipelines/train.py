@@ -11,6 +11,7 @@ import os
 import pickle
 import signal
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -118,11 +119,12 @@ def run(context: StageContext, job: Job) -> None:
 
     job = replace(job, gpu=wants_gpu(job.train))
     start = newest_whole(context.scratch, job.train.workers, context.progress.say)
+    earlier = _log(start) if start else []
     if start:
-        context.progress.say(f"training goes on from {start}")
+        context.progress.say(f"training goes on from {start}, {_steps(earlier):,} steps were made before")
     for name, value in RAY_TRAIN_SETTINGS.items():
         os.environ.setdefault(name, str(value))
-    with Reader(Monitor(context).show) as reader:
+    with Reader(Monitor(context, earlier).show) as reader:
         trainer = TorchTrainer(
             work,
             # As bytes: Ray Train's controller would unpickle the job too, and import torch before it starts workers.
@@ -139,7 +141,7 @@ def run(context: StageContext, job: Job) -> None:
         )
         result = _fit(trainer, job)
     assert result.checkpoint is not None, "the last thing that training does is to report a checkpoint"
-    _export(result.checkpoint, context)
+    _export(result.checkpoint, context, earlier)
 
 
 def wants_gpu(config: Config) -> bool:
@@ -188,35 +190,52 @@ def _fit(trainer: TorchTrainer, job: Job) -> Result:
         signal.signal(signal.SIGINT, on_interrupt)  # Ray's handler would outlive the training
 
 
-def _export(checkpoint: Checkpoint, context: StageContext) -> None:
-    """Copy the trained models and the log from the last checkpoint into the artifact."""
+def _export(checkpoint: Checkpoint, context: StageContext, earlier: Sequence[Line]) -> None:
+    """Copy the trained models and the log from the last checkpoint into the artifact; `earlier` is the log of a broken attempt."""
     with checkpoint.as_directory() as folder:
         fs, path = fsspec.core.url_to_fs(context.folder)
         fs.put(f"{Path(folder) / 'models'}/", f"{path}/", recursive=True)
         fs.put(str(Path(folder) / "training_log.jsonl"), f"{path}/training_log.jsonl")
         position = Position.from_json((Path(folder) / "position.json").read_text())
-        log = [json.loads(line) for line in (Path(folder) / "training_log.jsonl").read_text().splitlines()]
-    steps = {line["stage"]: line["step"] for line in log}
-    context.facts.update(best=position.best, work=(sum(steps.values()), "steps"))
+        log = _log(folder)
+    # The rate is that of this attempt, like the seconds beside it.
+    context.facts.update(best=position.best, work=(_steps(log) - _steps(earlier), "steps"))
+
+
+def _log(checkpoint: str) -> list[Line]:
+    with fsspec.open(artifacts.join(checkpoint, "training_log.jsonl"), "r") as file:
+        return [json.loads(line) for line in file]  # pyright: ignore[reportGeneralTypeIssues]
+
+
+def _steps(log: Sequence[Line]) -> int:
+    return sum({str(line["stage"]): int(line["step"]) for line in log}.values())
 
 
 class Monitor:
     """Shows the lines of the training log as they come; those that a resumed run reports again are not shown twice."""
 
-    def __init__(self, context: StageContext) -> None:
+    def __init__(self, context: StageContext, earlier: Sequence[Line] = ()) -> None:
+        """`earlier` are the lines of a broken attempt: they are recorded again, for another store perhaps, and not shown."""
         self._context = context
+        self._earlier = {_key(line) for line in earlier}
         self._seen: set[tuple[str, int, bool]] = set()
 
     def show(self, line: Line) -> None:
-        stage, step = str(line["stage"]), int(line["step"])
-        validated = "steps" not in line
-        if (stage, step, validated) in self._seen:
+        stage, step, validated = key = _key(line)
+        if key in self._seen:
             return
-        self._seen.add((stage, step, validated))
+        self._seen.add(key)
         figures = {name: value for name, value in line.items() if isinstance(value, float)}
         text = ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "rate")
         self._context.on_metrics({f"{stage}/{name}": value for name, value in figures.items()}, step)
+        if key in self._earlier:
+            return
         if validated:
             self._context.progress.say(f"{stage}, epoch {line['epoch']}: {text}")
         else:
             self._context.progress.update(step, int(line["steps"]), f"{stage} steps ({text})")
+
+
+def _key(line: Line) -> tuple[str, int, bool]:
+    """Tell lines apart: stage, step, and whether it is a validation."""
+    return str(line["stage"]), int(line["step"]), "steps" not in line

@@ -137,7 +137,10 @@ Read = Callable[[str, Config, tuple[str, ...]], Iterator[pd.DataFrame]]
 def _sources(folder: str, name: str, config: Config, columns: tuple[str, ...], read: Read) -> tuple[Source, ...]:
     """Make one source a file, once all of them are known to have the columns and one of them a row."""
     columns = tuple(dict.fromkeys(columns))
-    paths = table_files(artifacts.join(folder, name))
+    try:
+        paths = table_files(artifacts.join(folder, name))
+    except DataError as error:
+        raise DataError(f"{error} (dataset.interactions, .users and .items name the tables)") from error
     filled = [path for path in paths if has_rows(path)]
     if not filled:
         raise DataError(f"expected rows in {', '.join(paths)}; the table is empty")
