@@ -64,6 +64,7 @@ def serve(model: str, host: str, port: int, settings: dict[str, str]) -> None:
         serve.start(http_options={"host": host, "port": port})
         _deploy(application)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped either way, requests in flight are answered first
+        print(f"metrics for Prometheus: http://{HOST}:{ray.nodes()[0]['MetricsExportPort']}/metrics")
         print(f"serving {model} on http://{host}:{port}  (the page: /   OpenAPI: /docs   stop: Ctrl-C)", flush=True)
         while True:
             time.sleep(1)

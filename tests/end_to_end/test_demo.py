@@ -1,21 +1,28 @@
-"""`make run` as a user sees it: the demo recipe, whole, on real Ray, DeepSpeed and MLflow."""
+"""`make run` and `make serve` as a user sees them: the demo recipe, whole, on real Ray, DeepSpeed and MLflow, then behind HTTP."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow.dataset as pads
 import pytest
 
+from serving import schemas
 from tests.end_to_end.command import ROOT, environment, pipeline
 from tests.end_to_end.conftest import FinishedRun
+from tests.serving.served import Served, served
 
 pytestmark = pytest.mark.end_to_end
 RECORDED = Path(__file__).with_name("recorded_demo_losses.json")  # of validation, after each epoch
 LOSSES = {"crm": "valid_crm_logloss", "llm": "valid_llm_logloss"}
+ROWS = 40
+CLOSE = 1e-4  # float32: the demo's LLM is in full precision
 CHECK = ROOT.parent / "shared" / "tools" / "check_run.py"
 
 
@@ -137,3 +144,57 @@ def test_the_quarantine_of_clean_data_is_empty(demo: FinishedRun) -> None:
 def test_nothing_unfinished_stays_in_the_output(demo: FinishedRun) -> None:
     left = [path.name for path in Path(demo.output).iterdir() if "partial" in path.name]
     assert left == []
+
+
+@pytest.fixture(scope="module")
+def endpoint(demo: FinishedRun) -> Iterator[Served]:
+    with served(demo.temp / "served", demo.output, "deadline_ms=30000") as found:
+        yield found
+
+
+def test_rows_of_the_test_split_get_the_scores_they_were_evaluated_with(demo: FinishedRun, endpoint: Served) -> None:
+    keys = ["user_id", "item_id", "timestamp_s"]
+    samples = pads.dataset(demo.output / "tables" / "test").to_table().to_pandas()
+    items = pd.read_parquet(demo.output / "tables" / "items.parquet")["item_id"].to_numpy()
+    scores = pads.dataset(demo.output / "scores").to_table(filter=pads.field("split") == "test").to_pandas()
+    routes = pd.read_parquet(demo.output / "report" / "test_routes.parquet")
+    known = samples[[*keys, "history_rows", "history_ratings", "earlier_count"]].merge(scores[[*keys, "p_crm", "p_llm"]], on=keys)
+    known = known.merge(routes, on=keys)
+    whole = known[known["earlier_count"] == known["history_rows"].str.len()]  # the router reads how long a history is
+    chosen = pd.concat([whole[whole["arm"] == arm].head(ROWS // 2) for arm in ("crm", "llm")])
+    assert len(chosen) >= ROWS // 2
+    assert set(chosen["arm"]) == {"crm", "llm"}
+    for row in chosen.itertuples():
+        history = [
+            {"item_id": items[at], "rating": float(rating)} for at, rating in zip(row.history_rows, row.history_ratings, strict=True)
+        ]
+        body = {"user": {"id": row.user_id, "history": history}, "candidates": [{"id": row.item_id}]}
+        (routed,) = endpoint.post("/v1/score", body).body["results"]
+        (by_llm,) = endpoint.post("/v1/score", {**body, "threshold": "-inf"}).body["results"]
+        assert routed["arm"] == row.arm
+        assert routed["p_crm"] == pytest.approx(row.p_crm, abs=CLOSE)
+        assert routed["score"] == pytest.approx(row.p_routed, abs=CLOSE)
+        assert by_llm["p_llm"] == pytest.approx(row.p_llm, abs=CLOSE)
+
+
+def test_the_examples_of_the_document_run_as_they_stand(endpoint: Served) -> None:
+    for path, model in (("/v1/score", schemas.ScoreRequest), ("/v1/rank", schemas.RankRequest), ("/v1/events", schemas.Event)):
+        (example,) = model.model_config["json_schema_extra"]["examples"]  # pyright: ignore
+        answer = endpoint.post(path, example)
+        assert answer.status == 200, answer.body
+    assert endpoint.get("/openapi.json").status == 200
+
+
+def test_a_ranking_has_the_best_of_the_catalogue(demo: FinishedRun, endpoint: Served) -> None:
+    items = pd.read_parquet(demo.output / "tables" / "items.parquet")["item_id"].tolist()
+    user = {"id": "2"}
+    ranked = endpoint.post("/v1/rank", {"user": user, "k": 10, "threshold": "inf"}).body["results"]
+    parts = [items[start : start + 500] for start in range(0, len(items), 500)]
+    asked = [{"user": user, "candidates": [{"id": item} for item in part], "threshold": "inf"} for part in parts]
+    scored = [result for body in asked for result in endpoint.post("/v1/score", body).body["results"]]
+    best = sorted((result["p_crm"] for result in scored), reverse=True)[:10]
+    assert np.allclose(sorted((result["p_crm"] for result in ranked), reverse=True), best, atol=1e-6)
+
+
+def test_the_policy_of_the_run_is_the_policy_that_is_served(demo: FinishedRun, endpoint: Served) -> None:
+    assert endpoint.get("/v1/policy").body["policy"] == json.loads((demo.output / "policy" / "policy.json").read_text())

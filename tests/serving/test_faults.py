@@ -6,11 +6,13 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,17 @@ def test_a_frozen_llm_costs_the_deadline_and_is_replaced(endpoint: Served) -> No
     ready = endpoint.get("/readyz")
     assert (ready.status, ready.body["crm"]) == (200, "ready")
     endpoint.wait_until(lambda: endpoint.pids(":Llm") not in ([frozen], []) and healthy(endpoint), "a new one answers", 90)
+
+
+def test_what_happened_can_be_read_by_prometheus(endpoint: Served) -> None:
+    (address,) = re.findall(r"Prometheus: (\S+)", endpoint.log.read_text())
+
+    def exported() -> str:
+        with urllib.request.urlopen(address, timeout=10) as response:
+            return response.read().decode()
+
+    expected = ["tandem_candidates_total{", 'cause="circuit_open"', 'status="200"', "tandem_breaker{", "tandem_llm_batch_requests_bucket{"]
+    endpoint.wait_until(lambda: all(name in exported() for name in expected), "the metrics are exported", 30)
 
 
 def test_clients_that_leave_leave_no_work_behind(endpoint: Served) -> None:

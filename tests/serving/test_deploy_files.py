@@ -1,0 +1,55 @@
+"""The files in deploy/ speak of what there is."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import yaml
+from ray.serve.schema import ServeDeploySchema
+from ray.util import metrics as ray_metrics
+
+from serving import metrics
+from serving.arguments import Arguments
+from serving.deployments import Ingress
+from tests.end_to_end.command import ROOT
+
+SERVES_OWN = {"ray_serve_deployment_queued_queries"}
+
+
+def exported() -> set[str]:
+    """Return the names under which our metrics reach Prometheus."""
+    found: set[str] = set()
+    for holder in (metrics.Metrics(), metrics.LlmMetrics()):
+        for metric in vars(holder).values():
+            if isinstance(metric, ray_metrics.Counter):
+                found.add(f"ray_{metric.info['name']}_total")
+            elif isinstance(metric, ray_metrics.Histogram):
+                found.update(f"ray_{metric.info['name']}_{part}" for part in ("bucket", "sum", "count"))
+            elif isinstance(metric, ray_metrics.Gauge):
+                found.add(f"ray_{metric.info['name']}")
+    return found
+
+
+def test_the_dashboard_shows_metrics_that_are_exported_and_leaves_none_of_the_counters_out() -> None:
+    dashboard = json.loads((ROOT / "deploy" / "grafana.json").read_text())
+    queries = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
+    shown = set(re.findall(r"ray_\w+", queries))
+    assert shown <= exported() | SERVES_OWN
+    assert {name for name in exported() if name.endswith("_total")} - shown == {
+        "ray_tandem_llm_failures_total"
+    }  # fallbacks, seen from below
+
+
+def test_serves_configuration_is_valid_and_names_what_there_is() -> None:
+    plain = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text())
+    config = ServeDeploySchema.model_validate(plain)
+    assert config.http_options.host == "127.0.0.1"
+    (application,) = config.applications
+    arguments = Arguments.model_validate(application.args)
+    assert config.http_options.request_timeout_s is not None
+    assert config.http_options.request_timeout_s > 60 >= arguments.deadline_ms / 1000
+    assert [deployment.name for deployment in application.deployments] == [Ingress.__name__]
+    # Serve passes over keys that it does not know: all of ours must come back.
+    assert set(plain["http_options"]) <= config.http_options.model_fields_set
+    assert set(plain["applications"][0]) <= application.model_fields_set

@@ -1,0 +1,60 @@
+"""Several processes of each kind: events in Redis, the CRM in a deployment of its own, and one of them killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.features.visit import Candidate, Visit
+from components.joint.arms import CrmArm
+from tests.serving import ensembles
+from tests.serving.events.servers import RedisServer
+from tests.serving.load import load
+from tests.serving.served import BOTH, Served, served
+
+pytestmark = pytest.mark.end_to_end
+CLIENTS = 4
+
+
+@pytest.fixture(scope="module")
+def endpoint(short_folder: Path) -> Iterator[Served]:
+    folder = short_folder / "replicas"
+    redis = RedisServer(folder / "redis").start()
+    try:
+        several = ("ingress_replicas=2", "crm_replicas=1", "health_check_period_s=1")
+        with served(folder, ensembles.make(folder), f"events={redis.uri}", *several) as found:
+            yield found
+    finally:
+        redis.kill()
+
+
+def test_an_event_that_one_process_took_is_seen_by_all(endpoint: Served) -> None:
+    assert len(endpoint.pids(":Ingress")) == 2
+    event = {"event_id": "e", "user_id": "somebody", "item_id": "i1", "rating": 5, "timestamp_s": 1_700_000_000}
+    answers = [endpoint.post("/v1/events", event).body["stored"] for _ in range(10)]
+    assert answers == [True] + 9 * [False]
+    assert {endpoint.get("/v1/users/somebody").body["earlier_count"] for _ in range(20)} == {1}
+
+
+def test_the_crm_in_a_deployment_of_its_own_answers_as_in_the_ingress(endpoint: Served, short_folder: Path) -> None:
+    assert len(endpoint.pids(":Crm")) == 1
+    arm = CrmArm.load(str(short_folder / "replicas" / "ensemble"))
+    visit = Visit("u1", {}, (("i1", 5.0), ("i2", 2.0)), 2, tuple(Candidate(item["id"]) for item in BOTH["candidates"]))
+    history = [{"item_id": item, "rating": rating} for item, rating in visit.history]
+    answer = endpoint.post("/v1/score", {**BOTH, "user": {"id": "u1", "history": history}, "threshold": "inf"})
+    assert [result["p_crm"] for result in answer.body["results"]] == pytest.approx(arm.score(arm.resolver.resolve(visit))["p_crm"])
+
+
+def test_a_killed_ingress_costs_at_most_the_requests_it_held(endpoint: Served) -> None:
+    with load(endpoint, BOTH, clients=CLIENTS) as found:
+        endpoint.wait_until(lambda: len(found.answers) > 20, "answers")
+        os.kill(endpoint.pids(":Ingress")[0], signal.SIGKILL)
+        endpoint.wait_until(lambda: len(endpoint.pids(":Ingress")) == 2, "Ray starts it again", 60)
+        before = len(found.answers)
+        endpoint.wait_until(lambda: len(found.answers) > before + 20, "answers afterwards")
+    failed = [answer for answer in found.answers if answer.status != 200]
+    assert len(failed) + len(found.failures) <= CLIENTS
