@@ -18,7 +18,8 @@ serve: $(VENV)/.installed
 # The end-to-end tests mostly wait for processes to start: two at a time, each file with its own Ray.
 test: lint
 	$(BIN)/python -m pytest -m "not ray and not end_to_end" -n 2
-	$(BIN)/python -m pytest -m "ray or end_to_end" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "(ray or end_to_end) and not alone" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m alone
 
 unit: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not ray and not end_to_end" -n 2

@@ -115,7 +115,8 @@ class Service:
         return await asyncio.to_thread(self.events.append, event)
 
     async def history(self, user_id: str) -> History:
-        return await asyncio.to_thread(self.histories.of, user_id)
+        # A read from the file beside it is quicker than the way through a thread, and waits for no writer.
+        return await asyncio.to_thread(self.histories.of, user_id) if self.events.shared else self.histories.of(user_id)
 
     async def _asker(self, request: Ask) -> Asker:
         user = request.user
@@ -141,7 +142,8 @@ class Service:
         for position, item in enumerate(items):
             if self._is_known(item):
                 candidate = Candidate(item.id, item.model_extra or {})
-                self._resolver.described(candidate, f"candidates.{position}")
+                if candidate.description:
+                    self._resolver.described(candidate, f"candidates.{position}")
                 if found.setdefault(item.id, candidate) != candidate:
                     raise FieldError(f"candidates.{position}", "expected one description of an item, got two")
         return found
@@ -177,6 +179,9 @@ class Service:
         self, asker: Asker, items: Sequence[str], order: Sequence[int], scored: Scored, unknown: list[str], started_s: float, crm_s: float
     ) -> dict[str, Any]:
         self.metrics.scored(scored)
+        # Whatever was overlooked before: a number that is none never leaves.
+        if not np.isfinite(scored.score + scored.confidence).all():
+            raise ArithmeticError("a score is not finite")
         columns = (scored.score, scored.arm, scored.p_crm, scored.p_llm, scored.confidence)
         values = list(zip(items, *(column.tolist() for column in columns), scored.reason, strict=True))
         total_s = time.monotonic() - started_s

@@ -144,6 +144,8 @@ class Resolver:
 
 def checked(given: Fields, fields: Sequence[Field], where: str) -> dict[str, Any]:
     """Return described fields as the tables hold them; raises FieldError naming the first that the data set lacks or can't hold."""
+    if not given:
+        return {}
     kinds = {field.name: field.kind for field in fields}
     found: dict[str, Any] = {}
     for name, value in given.items():

@@ -27,7 +27,7 @@ from tests.serving import ensembles
 from tests.serving.load import load
 from tests.serving.served import BOTH, Answer, Served, served
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.alone]
 DEADLINE_S = 0.8
 EVENTS = 30
 SETTINGS = ("health_check_period_s=1", "health_check_timeout_s=4", "breaker_pause_ms=1000", f"deadline_ms={1000 * DEADLINE_S:.0f}")
