@@ -22,7 +22,7 @@ import pytest
 from tests.end_to_end.command import ROOT, environment
 from tests.end_to_end.test_cluster import free_ports
 
-START_S = 120.0
+START_S = 300.0
 ITEMS = [{"id": f"i{row}"} for row in range(24)]
 BOTH = {"user": {"id": "u1"}, "candidates": ITEMS}  # of the small ensemble: some candidates go to either arm
 
