@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,16 +40,17 @@ class Cluster:
         application["deployments"][0]["user_config"] = user_config
         file = self.temp / "serve.yaml"
         file.write_text(yaml.safe_dump(self.config))
-        self._serve("deploy", str(file))
+        environment = {**with_token(self.temp), "RAY_DASHBOARD_ADDRESS": self.dashboard}
+        done = subprocess.run(
+            [SERVE, "deploy", str(file)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
 
     def status(self) -> dict[str, Any]:
-        return yaml.safe_load(self._serve("status"))["applications"]["tandem"]
-
-    def _serve(self, *arguments: str) -> str:
-        environment = {**with_token(self.temp), "RAY_DASHBOARD_ADDRESS": self.dashboard}
-        done = subprocess.run([SERVE, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        token = (self.temp / ".ray" / "auth_token").read_text().strip()
+        request = urllib.request.Request(f"{self.dashboard}/api/serve/applications/", headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return json.load(response)["applications"]["tandem"]
 
 
 @pytest.fixture(scope="module")
