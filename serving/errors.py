@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from starlette.exceptions import HTTPException
 from components.errors import FieldError
 from serving.events.store import EventConflict, EventStoreError
 
+LOGGER = logging.getLogger("ray.serve")
 CODES = {
     400: "bad_request",
     401: "unauthorized",
@@ -53,7 +55,7 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(EventStoreError)
     async def away(_: Request, error: EventStoreError) -> Response:
-        del error
+        LOGGER.error("%s", error)  # names the store and what failed, nothing that was sent
         return error_response(503, None, "the store of events is away", {"Retry-After": "1"})
 
     @app.exception_handler(HTTPException)

@@ -204,7 +204,8 @@ def test_a_mistake_of_one_worker_ends_the_run(error: Exception) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("Connection closed by peer"), OSError("No space left"), torch.OutOfMemoryError("x")])
 def test_what_another_attempt_may_be_spared_is_left_to_ray(error: Exception) -> None:
-    EndOnMistake().after_exception(None, {0: error})
+    told = EndOnMistake().after_exception(None, {0: error})  # a mistake is raised here, and ends the run
+    assert told is None
 
 
 def test_a_job_and_its_errors_travel_pickled(data: Path) -> None:
