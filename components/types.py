@@ -94,11 +94,11 @@ class CrmInputs:
 
 @dataclass(frozen=True)
 class CrmBatch:
-    """Samples as a CRM reads them."""
+    """Samples as a CRM reads them. A history of one row belongs to all of them: a user's candidates."""
 
     slot_ids_BS: Tensor  # int64, rows of the embedding table, 0 = padding
     numeric_BN: Tensor  # float32, standardised, missing = 0
-    history_ids_BL: Tensor  # int64, most recent LAST, left-padded with 0
+    history_ids_BL: Tensor  # int64, most recent LAST, left-padded with 0; [B, L] or [1, L]
     history_rating_BL: Tensor  # float32, rating minus the item's mean train rating, in units of the rating range; 0 where padded
 
     def to(self, device: str) -> CrmBatch:

@@ -23,7 +23,7 @@ class Metrics:
         self._failures = Counter("tandem_llm_failures", "Questions that the LLM did not answer, by cause.", ("cause",))
         self._breaker = Gauge("tandem_breaker", "The circuit before the LLM: 0 closed, 1 half open, 2 open.")
         self._ongoing = Gauge("tandem_ongoing_requests", "Requests that are being answered.")
-        self._count = 0
+        self._count, self._breaker_state = 0, ""
 
     def started(self) -> None:
         self._count += 1
@@ -34,7 +34,9 @@ class Metrics:
         self._ongoing.set(self._count)
         self._requests.inc(1, {"endpoint": endpoint, "status": str(status)})
         self._latency_ms.observe(latency_ms, {"endpoint": endpoint, "arm": arm})
-        self._breaker.set(STATES[breaker])
+        if breaker != self._breaker_state:
+            self._breaker.set(STATES[breaker])
+            self._breaker_state = breaker
 
     def scored(self, scored: Scored) -> None:
         llm = int((scored.arm == "llm").sum())

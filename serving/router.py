@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Protocol
 
 import numpy as np
@@ -74,7 +75,7 @@ async def route(
     p_llm = np.full(len(p_crm), np.nan)
     started_s = now_s()
     if asked.any():
-        part = replace(visit, candidates=tuple(np.array(visit.candidates, object)[asked]))
+        part = replace(visit, candidates=tuple(compress(visit.candidates, asked.tolist())))
         try:
             p_llm[asked] = await ask_llm(part, limits.deadline_s - started_s - RESERVE_S)
         except LlmFailureError as failure:

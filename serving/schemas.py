@@ -26,8 +26,9 @@ def _as_number(value: Any) -> Any:
 # No control characters or line breaks: an id is looked up, stored and shown, and must be one line everywhere.
 ID_PATTERN = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+$"
 ID_SCHEMA = {"anyOf": [{"type": "string", "minLength": 1, "maxLength": 128, "pattern": ID_PATTERN}, {"type": "integer"}]}
+# The constraints stand next to `str`: behind a function they would be checked in Python, one candidate after the other.
 Id = Annotated[
-    str, BeforeValidator(_as_text), StringConstraints(min_length=1, max_length=128, pattern=ID_PATTERN), WithJsonSchema(ID_SCHEMA)
+    str, StringConstraints(min_length=1, max_length=128, pattern=ID_PATTERN), BeforeValidator(_as_text), WithJsonSchema(ID_SCHEMA)
 ]
 THRESHOLD_SCHEMA = {"anyOf": [{"type": "number"}, {"enum": ["inf", "-inf"]}]}
 Threshold = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(_as_number), WithJsonSchema(THRESHOLD_SCHEMA)]

@@ -77,8 +77,7 @@ class Service:
     async def score(self, request: ScoreRequest) -> dict[str, Any]:
         """Answer `/v1/score`: the known candidates in the order asked for; raises FieldError for what can't be scored."""
         started_s = time.monotonic()
-        names = list(dict.fromkeys(item.id for item in request.candidates if not self._is_known(item)))
-        candidates = self._candidates(request.candidates)
+        candidates, unknown = self._candidates(request.candidates)
         if not candidates:
             raise FieldError("candidates", "expected at least one item that is known or described")
         asker = await self._asker(request)
@@ -86,7 +85,7 @@ class Service:
         scored, crm_s = await self._route(request, visit, await self._resolve(visit), started_s)
         position = {item: at for at, item in enumerate(candidates)}
         order = [position[item.id] for item in request.candidates if item.id in position]
-        return self._answer(asker, list(candidates), order, scored, names, started_s, crm_s)
+        return self._answer(asker, list(candidates), order, scored, unknown, started_s, crm_s)
 
     async def rank(self, request: RankRequest) -> dict[str, Any]:
         """Answer `/v1/rank`: the CRM scores the catalogue, the router looks at the head of its list."""
@@ -134,19 +133,21 @@ class Service:
         if not schema.rating_min <= rating <= schema.rating_max:
             raise FieldError(field, f"expected {schema.rating_min:g} to {schema.rating_max:g}")
 
-    def _is_known(self, item: Item) -> bool:
-        return bool(item.model_extra) or self._resolver.knows_item(item.id)
-
-    def _candidates(self, items: Sequence[Item]) -> dict[str, Candidate]:
+    def _candidates(self, items: Sequence[Item]) -> tuple[dict[str, Candidate], list[str]]:
+        """Return what can be scored, each item once, and the names of the rest."""
         found: dict[str, Candidate] = {}
+        unknown: dict[str, None] = {}
         for position, item in enumerate(items):
-            if self._is_known(item):
-                candidate = Candidate(item.id, item.model_extra or {})
-                if candidate.description:
-                    self._resolver.described(candidate, f"candidates.{position}")
-                if found.setdefault(item.id, candidate) != candidate:
-                    raise FieldError(f"candidates.{position}", "expected one description of an item, got two")
-        return found
+            description = item.model_extra or {}
+            if not description and not self._resolver.knows_item(item.id):
+                unknown[item.id] = None
+                continue
+            candidate = Candidate(item.id, description)
+            if description:
+                self._resolver.described(candidate, f"candidates.{position}")
+            if found.setdefault(item.id, candidate) != candidate:
+                raise FieldError(f"candidates.{position}", "expected one description of an item, got two")
+        return found, list(unknown)
 
     def _visit(self, request: Ask, asker: Asker, candidates: tuple[Candidate, ...]) -> Visit:
         return Visit(

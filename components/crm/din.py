@@ -67,6 +67,7 @@ class Attention(nn.Module):
     def forward(self, embedded: Embedded) -> Tensor:
         """Return the interest [B, D]; zero for an empty history."""
         key_BLD = embedded.history_BLD + embedded.rating_BL.unsqueeze(2) * self.rating_D
+        key_BLD = key_BLD.expand(len(embedded.target_BD), -1, -1)  # of a history that all share, a row for each
         query_BLD = embedded.target_BD.unsqueeze(1).expand_as(key_BLD)
         pair_BLP = torch.cat([key_BLD, query_BLD, key_BLD - query_BLD, key_BLD * query_BLD], dim=2)
         score_BL = self.score(self.unit(pair_BLP.flatten(0, 1))[-1]).view(key_BLD.shape[:2])

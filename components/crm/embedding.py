@@ -25,10 +25,12 @@ class FieldEmbedding(nn.Module):
         """Return one vector a slot, side by side [B, F * D]; a slot of many values is the mean of those that are not padding."""
         # No column of the table: where nothing else reads it, it still has a gradient, which data parallelism waits for.
         fields: list[Tensor] = [self.table.weight[0, :0].expand(len(slot_ids_BS), 0)]
+        vectors_BSD = self.table(slot_ids_BS)
         for slot in self._slots:
-            ids_BW = slot_ids_BS[:, slot.start : slot.start + slot.width]
-            count_B1 = (ids_BW != 0).sum(1, keepdim=True).clamp_min(1)
-            fields.append(self.table(ids_BW).sum(1) / count_B1)
+            columns = slice(slot.start, slot.start + slot.width)
+            summed_BD = vectors_BSD[:, columns].sum(1) if slot.width > 1 else vectors_BSD[:, slot.start]
+            count_B1 = (slot_ids_BS[:, columns] != 0).sum(1, keepdim=True).clamp_min(1) if slot.width > 1 else 1
+            fields.append(summed_BD / count_B1)
         return torch.cat(fields, dim=1)
 
     def items(self, ids: Tensor) -> Tensor:
@@ -49,10 +51,12 @@ class Forget(nn.Module):
         rates = [user_unknown_rate if slot.name == "user_id" else unknown_rate for slot in columns]
         self.unknown_S = nn.Buffer(torch.tensor([slot.unknown_row for slot in columns]), persistent=False)
         self.rate_S = nn.Buffer(torch.tensor(rates), persistent=False)
-        self._item_column = inputs.slots[inputs.item_slot].start
+        self._item_column, self._always_some = inputs.slots[inputs.item_slot].start, max(rates) >= 1.0
 
     def forward(self, slot_ids_BS: Tensor, history_ids_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Return the ids of slots and histories with some forgotten; padding stays."""
+        if not self.training and not self._always_some:
+            return slot_ids_BS, history_ids_BL
         item = slice(self._item_column, self._item_column + 1)
         return self._forget(slot_ids_BS, slice(None)), self._forget(history_ids_BL, item)
 

@@ -100,17 +100,20 @@ class FeatureStore:
         }
 
     def batch(self, columns: Columns, index: NDArray[np.int64] | slice = slice(None)) -> CrmBatch:
-        """Build the CRM's input for the samples at `index`."""
+        """Build the CRM's input for the samples at `index`; one history in `columns` is that of them all."""
         user, item = columns["user_row"][index], columns["item_row"][index]
-        history, ratings = columns["history_rows"][index], columns["history_ratings"][index]
+        history, ratings = columns["history_rows"], columns["history_ratings"]
+        if len(history) > 1:
+            history, ratings = history[index], ratings[index]
         seen = history >= 0
         span = self.schema.rating_max - self.schema.rating_min
         residual_BL = np.where(seen, (ratings - self.encoded_items.train_rating_R[history]) / span, 0.0).astype(np.float32)
         ids = np.concatenate([self.encoded_users.ids_RS[user], self.encoded_items.ids_RS[item], columns["context_ids"][index]], axis=1)
+        lately = history_numbers(seen, residual_BL)
         numeric = [self.encoded_users.numeric_RN[user], self.encoded_items.numeric_RN[item], columns["context_numeric"][index]]
         return CrmBatch(
             slot_ids_BS=torch.from_numpy(ids),
-            numeric_BN=torch.from_numpy(np.concatenate([*numeric, history_numbers(seen, residual_BL)], axis=1)),
+            numeric_BN=torch.from_numpy(np.concatenate([*numeric, np.broadcast_to(lately, (len(item), lately.shape[1]))], axis=1)),
             history_ids_BL=torch.from_numpy(np.where(seen, self.encoded_items.ids_RS[history, 0], 0)),
             history_rating_BL=torch.from_numpy(residual_BL),
         )

@@ -42,10 +42,9 @@ class CrmArm:
         count = len(visit.item_rows)
         with torch.inference_mode():
             parts = [
-                self._crm(store.batch(columns, slice(start, start + CRM_ROWS))).logits_B.double()
-                for start in range(0, max(count, 1), CRM_ROWS)
+                self._crm(store.batch(columns, slice(start, start + CRM_ROWS))).logits_B.double() for start in range(0, count, CRM_ROWS)
             ]
-            p_crm = torch.sigmoid(torch.cat(parts)).numpy()
+            p_crm = torch.sigmoid(torch.cat([torch.empty(0, dtype=torch.float64), *parts])).numpy()
         return {
             "p_crm": p_crm,
             "item_popularity": store.encoded_items.train_count_R[:count],

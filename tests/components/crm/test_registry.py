@@ -105,6 +105,15 @@ def test_a_sample_is_judged_by_itself(name: str) -> None:
 
 
 @every_model
+@every_history
+def test_a_history_that_all_share_is_given_once(name: str, history: str) -> None:
+    model, rows = made(name, history).eval(), batch()
+    once = replace(rows, history_ids_BL=rows.history_ids_BL[1:2], history_rating_BL=rows.history_rating_BL[1:2])
+    each = replace(once, history_ids_BL=once.history_ids_BL.repeat(3, 1), history_rating_BL=once.history_rating_BL.repeat(3, 1))
+    torch.testing.assert_close(model(once).logits_B, model(each).logits_B)
+
+
+@every_model
 def test_ignored_fields_and_numbers_change_nothing(name: str) -> None:
     rows = batch()
     ids, numbers = rows.slot_ids_BS.clone(), rows.numeric_BN.clone()
