@@ -18,6 +18,7 @@ from tests.serving.served import BOTH, Served, served
 
 pytestmark = pytest.mark.end_to_end
 CLIENTS = 4
+RECOVERY_S = 60
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +59,23 @@ def test_a_killed_ingress_costs_at_most_the_requests_it_held(endpoint: Served) -
         endpoint.wait_until(lambda: len(found.answers) > before + 20, "answers afterwards")
     failed = [answer for answer in found.answers if answer.status != 200]
     assert len(failed) + len(found.failures) <= CLIENTS
+
+
+def test_without_its_controller_every_request_is_answered_and_ray_starts_another(endpoint: Served) -> None:
+    (killed,) = endpoint.pids("ServeController")
+    with load(endpoint, BOTH, clients=CLIENTS) as found:
+        os.kill(killed, signal.SIGKILL)
+        endpoint.wait_until(lambda: endpoint.pids("ServeController") not in ([], [killed]), "Ray starts it again")
+        before = len(found.answers)
+        endpoint.wait_until(lambda: len(found.answers) > before + 20, "answers afterwards")
+    assert {answer.status for answer in found.answers} == {200}
+    assert not found.failures
+
+
+def test_without_its_proxy_nobody_is_heard_until_serve_starts_another(endpoint: Served) -> None:
+    """The one place where a node's requests end: several nodes behind a load balancer have one each."""
+    (killed,) = endpoint.pids("ProxyActor")
+    os.kill(killed, signal.SIGKILL)
+    silent_s = endpoint.wait_until(lambda: endpoint.post("/v1/score", BOTH).status == 200, "the endpoint is heard again", RECOVERY_S)
+    print(f"the proxy was away for {silent_s:.1f} s")
+    assert endpoint.pids("ProxyActor") != [killed]

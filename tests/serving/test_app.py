@@ -1,0 +1,77 @@
+"""Typed arguments -> the application that Ray Serve runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
+from ray.serve.deployment import Application, Deployment
+
+from components.errors import ConfigError
+from serving.access import require_shared_events
+from serving.app import build
+
+
+def deployments(application: Application) -> dict[str, Deployment]:
+    """Return the deployments of an application by name."""
+    ingress: Any = application._bound_deployment
+    others = [each._bound_deployment for each in ingress.init_args if isinstance(each, Application)]
+    return {each.name: each for each in (ingress, *others)}
+
+
+def built(ensemble: Path, **settings: str) -> dict[str, Deployment]:
+    """Build as `serve run serving.app:build key=value ...` does: every value is a text."""
+    return deployments(call_user_app_builder_with_args_if_necessary(build, {"model": str(ensemble), **settings}))
+
+
+def test_the_crm_lives_in_the_ingress_unless_it_is_given_processes(ensemble: Path) -> None:
+    assert set(built(ensemble)) == {"Ingress", "Llm"}
+    found = built(ensemble, crm_replicas="3")
+    assert set(found) == {"Ingress", "Llm", "Crm"}
+    assert found["Crm"].num_replicas == 3
+
+
+def test_each_deployment_scales_between_its_own_bounds(ensemble: Path) -> None:
+    found = built(ensemble, ingress_replicas="2", ingress_max_replicas="6", llm_max_replicas="4", llm_max_ongoing_requests="10")
+    bounds = {name: each._deployment_config.autoscaling_config for name, each in found.items()}
+    ingress, llm = bounds["Ingress"], bounds["Llm"]
+    assert ingress is not None
+    assert llm is not None
+    assert (ingress.min_replicas, ingress.max_replicas) == (2, 6)
+    assert (llm.min_replicas, llm.max_replicas, llm.target_ongoing_requests) == (1, 4, 5), "more when half of what one holds is asked"
+
+
+def test_without_an_upper_bound_the_number_of_processes_is_fixed(ensemble: Path) -> None:
+    found = built(ensemble, llm_replicas="2")
+    assert {name: (each.num_replicas, each._deployment_config.autoscaling_config) for name, each in found.items()} == {
+        "Ingress": (1, None),
+        "Llm": (2, None),
+    }
+
+
+def test_queues_are_bounded_and_what_is_refused_may_be_tried_again(ensemble: Path) -> None:
+    found = built(ensemble, max_ongoing_requests="8", max_queued_requests="5", llm_max_ongoing_requests="3", llm_max_queued_requests="2")
+    assert {name: (each.max_ongoing_requests, each.max_queued_requests) for name, each in found.items()} == {
+        "Ingress": (16, 5),  # it answers 8 and tells as many others itself that it is busy
+        "Llm": (3, 2),
+    }
+
+
+def test_an_argument_that_does_not_exist_is_refused(ensemble: Path) -> None:
+    with pytest.raises(ValueError, match=r"max_ongoing_request\n.*Extra inputs"):
+        built(ensemble, max_ongoing_request="8")
+
+
+@pytest.mark.parametrize(("nodes", "shared", "allowed"), [(1, False, True), (2, False, False), (2, True, True)])
+def test_events_on_one_nodes_disk_are_refused_where_there_are_more(
+    nodes: int, shared: bool, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}] * nodes + [{"Alive": False}])
+    if allowed:
+        require_shared_events("sqlite:////tmp/events.db", shared)
+    else:
+        with pytest.raises(ConfigError, match=r"expected redis://.* on a cluster of 2 nodes; sqlite keeps them on one"):
+            require_shared_events("sqlite:////tmp/events.db", shared)
