@@ -1,25 +1,19 @@
-"""Click probabilities for all candidates of a user: the user's part of the prompt is read once, not once a candidate.
-
-Prefixes are padded on the left, as batched generation pads them: no hole between a prefix and what follows, so that windows of
-attention reach as far as they do in the whole prompt.
-"""
+"""Click probabilities for all candidates of a user: the user's part of the prompt is read once, not once a candidate."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
-from transformers.cache_utils import Cache, DynamicLayer
 
+from components.llm import packed_attention
 from components.llm.answer import ClickLlm
-from components.llm.scorer import packed, score
-from components.llm.tokens import SharedPrompts, TokenIds, collate
+from components.llm.packed_attention import Packing, UnpackableError
+from components.llm.scorer import score
+from components.llm.tokens import SharedPrompts
 from components.types import LlmOutput
 
 
@@ -28,26 +22,52 @@ def score_shared(
 ) -> list[NDArray[np.float64]]:
     """Return the probability of Yes for each candidate of each user, in their order: `scorer.score` of the whole prompts.
 
-    `max_batch_tokens` bounds the prefixes held at a time, and the candidates held at a time, each counted with its prefix and
-    padding; what is longer makes a batch of its own.
+    `max_batch_tokens` bounds the tokens that are read at once; a prefix with one suffix that are longer make a batch of their own.
     """
     assert all(len(suffix) for user in users for suffix in user.suffixes), "a suffix is empty: nowhere to read its answer"
     ends = np.cumsum([len(user.suffixes) for user in users], dtype=np.int64)
-    if llm.layout.masked or not _keeps_every_token(llm):
-        whole = [np.concatenate([user.prefix, suffix]) for user in users for suffix in user.suffixes]
-        return np.split(score(llm, whole, max_batch_tokens, device), ends)[:-1]
     p = np.empty(ends[-1] if users else 0, np.float64)
-    asked = [(end - len(user.suffixes), user) for end, user in zip(ends, users, strict=True) if user.suffixes]
+    if llm.layout.masked or not _keeps_every_token(llm) or not packed_attention.enable(llm.language_model):
+        p[:] = _whole(llm, users, max_batch_tokens, device)
+        return np.split(p, ends)[:-1]
     was_training = llm.training
     llm.eval()
+    done = 0
     with torch.inference_mode():
-        for batch in packed(np.array([len(user.prefix) for _, user in asked], np.int64), max_batch_tokens):
-            starts, together = zip(*(asked[row] for row in batch), strict=True)
-            rows = np.concatenate([start + np.arange(len(user.suffixes)) for start, user in zip(starts, together, strict=True)])
-            for part, logits_B in _logits(llm, together, max_batch_tokens, device):
-                p[rows[part]] = torch.sigmoid(logits_B.double()).cpu().numpy()
+        for batch in _batches([_shorter(user) for user in users if user.suffixes], max_batch_tokens):
+            try:
+                found = _packed(llm, batch, device)
+            except UnpackableError:
+                found = _whole(llm, batch, max_batch_tokens, device)
+            p[done : done + len(found)] = found
+            done += len(found)
     llm.train(was_training)
     return np.split(p, ends)[:-1]
+
+
+def _packed(llm: ClickLlm, users: Sequence[SharedPrompts], device: str) -> NDArray[np.float64]:
+    """Read users in one row of tokens."""
+    suffixes = [suffix for user in users for suffix in user.suffixes]
+    lengths_C = np.array([len(suffix) for suffix in suffixes])
+    before_C = np.repeat([len(user.prefix) for user in users], [len(user.suffixes) for user in users])
+    packing = Packing.of([len(user.prefix) for user in users], [[len(each) for each in user.suffixes] for user in users], device)
+    tokens_S = np.concatenate([*(user.prefix for user in users), *suffixes]).astype(np.int64)
+    own_N = np.arange(lengths_C.sum()) - np.repeat(np.cumsum(lengths_C) - lengths_C, lengths_C)
+    positions_S = np.concatenate([*(np.arange(len(user.prefix)) for user in users), own_N + np.repeat(before_C, lengths_C)])
+    answers_C = packing.prefix_tokens + np.cumsum(lengths_C) - 1 - llm.layout.after_answer
+    with packed_attention.packed(packing):
+        output = llm.language_model(
+            torch.from_numpy(tokens_S)[None].to(device),
+            position_ids=torch.from_numpy(positions_S)[None].to(device),
+            use_cache=False,
+            logits_to_keep=torch.from_numpy(answers_C).to(device),
+        )
+    return torch.sigmoid(LlmOutput(output.logits[0], ()).logits_B.double()).cpu().numpy()
+
+
+def _whole(llm: ClickLlm, users: Sequence[SharedPrompts], max_batch_tokens: int, device: str) -> NDArray[np.float64]:
+    """Read each prompt by itself."""
+    return score(llm, [np.concatenate([user.prefix, suffix]) for user in users for suffix in user.suffixes], max_batch_tokens, device)
 
 
 def _keeps_every_token(llm: ClickLlm) -> bool:
@@ -56,69 +76,34 @@ def _keeps_every_token(llm: ClickLlm) -> bool:
     return isinstance(config, PreTrainedConfig) and not any(DynamicCache(config=config).is_linear)
 
 
-def _logits(
-    llm: ClickLlm, users: Sequence[SharedPrompts], max_batch_tokens: int, device: str
-) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-    """Yield click logits of batches of candidates, and which they are of the users' candidates one after another."""
-    prefixes = _Prefixes.read(llm, [user.prefix for user in users], device)
-    user_C = np.repeat(np.arange(len(users)), [len(user.suffixes) for user in users])
-    suffixes = [suffix for user in users for suffix in user.suffixes]
-    for part in packed(prefixes.mask_UP.shape[1] + np.array([len(suffix) for suffix in suffixes], np.int64), max_batch_tokens):
-        yield part, prefixes.continued(llm, [suffixes[row] for row in part], torch.from_numpy(user_C[part]).to(device))
+def _shorter(user: SharedPrompts) -> SharedPrompts:
+    """Move the tokens that all suffixes begin with to the prefix, but for the last of the shortest suffix."""
+    ordered = sorted(tuple(suffix) for suffix in user.suffixes)
+    first, last = ordered[0], ordered[-1]  # what these two share, all between them share
+    room = min(map(len, ordered)) - 1
+    common = next((at for at in range(room) if first[at] != last[at]), room)
+    if not common:
+        return user
+    prefix = np.concatenate([user.prefix, user.suffixes[0][:common]])
+    return SharedPrompts(prefix, tuple(suffix[common:] for suffix in user.suffixes))
 
 
-@dataclass(frozen=True)
-class _Prefixes:
-    """What a model remembers of the prefixes of some users."""
-
-    layers: tuple[tuple[Tensor, Tensor], ...]  # keys and values, each [U, heads, P, head size]
-    mask_UP: Tensor  # int64, 1 = token, 0 = padding on the left
-
-    @staticmethod
-    def read(llm: ClickLlm, prefixes: Sequence[TokenIds], device: str) -> _Prefixes:
-        width = max(1, *map(len, prefixes))  # a prefix of no tokens is all padding
-        lengths_U = np.array([len(prefix) for prefix in prefixes])
-        mask_UP = np.arange(width) >= width - lengths_U[:, None]
-        token_ids_UP = np.full(mask_UP.shape, llm.layout.pad_id, np.int64)
-        token_ids_UP[mask_UP] = np.concatenate(prefixes)
-        mask = torch.from_numpy(mask_UP.astype(np.int64)).to(device)
-        # Without the model's configuration a cache keeps all tokens, also those that a window has left behind.
-        cache: Any = DynamicCache()
-        positions_UP = (mask.cumsum(-1) - 1).clamp(min=0)
-        tokens = torch.from_numpy(token_ids_UP).to(device)
-        llm.language_model(tokens, attention_mask=mask, position_ids=positions_UP, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return _Prefixes(tuple((keys, values) for keys, values, _ in cache), mask)
-
-    def continued(self, llm: ClickLlm, suffixes: Sequence[TokenIds], user_B: Tensor) -> Tensor:
-        """Return the click logits [B] of suffixes, each after the prefix of its user."""
-        batch = collate(suffixes, llm.layout).to(str(user_B.device))
-        prefix_B = self.mask_UP[user_B].sum(-1, keepdim=True)
-        steps_T = torch.arange(batch.token_ids_BT.shape[1], device=user_B.device)
-        output = llm.language_model(
-            batch.token_ids_BT,
-            attention_mask=torch.cat([self.mask_UP[user_B], batch.mask_BT], dim=-1),
-            # Padding stays at its row's last position: the next one might be one too many for learned positions.
-            position_ids=prefix_B + torch.minimum(steps_T, batch.answer_B[:, None]),
-            past_key_values=Cache(layers=[_Continued(keys, values, user_B) for keys, values in self.layers]),
-            use_cache=True,
-            logits_to_keep=batch.answer_B[:, None],
-        )
-        return LlmOutput(output.logits[:, 0], ()).logits_B
-
-
-class _Continued(DynamicLayer):
-    """Keys and values of prefixes, joined with those of the rows that follow them for as long as one layer of a model runs."""
-
-    def __init__(self, keys: Tensor, values: Tensor, user_B: Tensor) -> None:
-        super().__init__()
-        self.keys, self.values, self.is_initialized = keys, values, True  # by these the layer tells its length
-        self._prefix, self._user_B = (keys, values), user_B
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        keys, values = self._prefix
-        return self._join(keys, key_states), self._join(values, value_states)
-
-    def _join(self, prefix: Tensor, own: Tensor) -> Tensor:
-        # One user's prefix is seen by all rows without a copy of its own.
-        rows = prefix.expand(len(own), -1, -1, -1) if len(prefix) == 1 else prefix[self._user_B]
-        return torch.cat([rows, own], dim=-2)
+def _batches(users: Sequence[SharedPrompts], max_batch_tokens: int) -> Iterator[list[SharedPrompts]]:
+    """Cut users with their candidates into batches; a user with more candidates than fit is read in several."""
+    batch: list[SharedPrompts] = []
+    room = max_batch_tokens
+    for user in users:
+        left = list(user.suffixes)
+        while left:
+            ends = np.cumsum([len(suffix) for suffix in left])
+            fitting = int(np.searchsorted(ends, room - len(user.prefix), side="right"))
+            if not fitting and batch:
+                yield batch
+                batch, room = [], max_batch_tokens
+                continue
+            taken = max(fitting, 1)
+            batch.append(SharedPrompts(user.prefix, tuple(left[:taken])))
+            room -= len(user.prefix) + int(ends[taken - 1])
+            left = left[taken:]
+    if batch:
+        yield batch

@@ -94,23 +94,45 @@ def test_the_size_of_batches_changes_no_score(folders, name: str, max_batch_toke
     assert furthest(score_shared(llm, users, max_batch_tokens), score_shared(llm, users, 100_000)) < 1e-5
 
 
-def test_no_batch_holds_more_than_its_tokens_and_a_prefix_is_read_once(folders) -> None:
-    llm, users = open_(folders["llama"]), prompts_of(folders["llama"], (6, 6, 6, 6))
+def tokens_read(llm: ClickLlm, users: list[SharedPrompts], max_batch_tokens: int) -> list[int]:
+    """Return the tokens of each forward pass; none has more than one row, so none is padding."""
     read: list[int] = []
-    held: list[int] = []
 
     def note(_, inputs: tuple[torch.Tensor], options: dict) -> None:
-        rows, keys = options["attention_mask"].shape
-        held.append(rows * keys)
-        if inputs[0].shape[1] == keys:
-            read.append(rows)
+        assert len(inputs[0]) == 1
+        read.append(inputs[0].numel())
 
-    llm.language_model.register_forward_pre_hook(note, with_kwargs=True)
+    with llm.language_model.register_forward_pre_hook(note, with_kwargs=True):
+        score_shared(llm, users, max_batch_tokens)
+    return read
+
+
+def test_each_token_is_read_once(folders) -> None:
+    llm = open_(folders["llama"])
+    words = np.arange(100, dtype=np.int32)
+    users = [
+        SharedPrompts(words[:40], (words[50:58], words[60:63], words[70:71])),
+        SharedPrompts(words[:9], ()),
+        SharedPrompts(words[:5], (words,)),
+    ]
+    assert tokens_read(llm, users, 10_000) == [40 + 8 + 3 + 1 + 5 + 100]
+
+
+def test_what_all_suffixes_begin_with_is_read_once_too(folders) -> None:
+    llm = open_(folders["llama"])
+    words = np.arange(100, dtype=np.int32)
+    same, cut = (words[50:58],) * 3, (words[50:60], words[50:53], np.r_[words[50:53], 7, 9].astype(np.int32))
+    assert tokens_read(llm, [SharedPrompts(words[:40], same)], 10_000) == [40 + 7 + 3], "a suffix keeps the token that answers"
+    assert tokens_read(llm, [SharedPrompts(words[:40], cut)], 10_000) == [40 + 2 + 8 + 1 + 3]
+
+
+def test_no_batch_holds_more_tokens_than_allowed(folders) -> None:
+    llm, users = open_(folders["llama"]), prompts_of(folders["llama"], (6, 6, 6, 6))
     longest = max(len(user.prefix) + len(suffix) for user in users for suffix in user.suffixes)
-    score_shared(llm, users, 3 * longest)
-    assert sum(read) == len(users)
-    assert max(held) <= 3 * longest
-    assert len(held) - len(read) >= len(users) * 6 / 3 - 1
+    read = tokens_read(llm, users, 2 * longest)
+    assert max(read) <= 2 * longest
+    assert len(read) > 2
+    assert len(tokens_read(llm, users, 1)) == 4 * 6, "what is too long makes a batch of its own"
 
 
 def test_one_candidates_words_change_no_others_score(folders) -> None:
