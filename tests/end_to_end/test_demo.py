@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.dataset as pads
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
+from components.features.visit import Candidate, Visit
+from components.joint.arms import LlmArm
+from components.joint.ensemble import Ensemble
 from serving import schemas
 from tests.end_to_end.command import ROOT, environment, pipeline
 from tests.end_to_end.conftest import FinishedRun
@@ -23,6 +30,8 @@ RECORDED = Path(__file__).with_name("recorded_demo_losses.json")  # of validatio
 LOSSES = {"crm": "valid_crm_logloss", "llm": "valid_llm_logloss"}
 ROWS = 40
 CLOSE = 1e-4  # float32: the demo's LLM is in full precision
+CLOSE_IN_BFLOAT16 = 5e-3
+OTHERS = 9  # candidates beside the one whose score is known
 CHECK = ROOT.parent / "shared" / "tools" / "check_run.py"
 
 
@@ -175,6 +184,30 @@ def test_rows_of_the_test_split_get_the_scores_they_were_evaluated_with(demo: Fi
         assert routed["p_crm"] == pytest.approx(row.p_crm, abs=CLOSE)
         assert routed["score"] == pytest.approx(row.p_routed, abs=CLOSE)
         assert by_llm["p_llm"] == pytest.approx(row.p_llm, abs=CLOSE)
+        several = {**body, "candidates": [{"id": item} for item in (*items[:OTHERS], row.item_id)], "threshold": "-inf"}
+        assert endpoint.post("/v1/score", several).body["results"][-1]["p_llm"] == pytest.approx(row.p_llm, abs=CLOSE)
+
+
+def test_in_bfloat16_many_candidates_get_online_what_their_rows_get_offline(demo: FinishedRun, tmp_path: Path) -> None:
+    """A run trained with `train.precision bf16` may keep its weights so; this one's are rounded."""
+    shutil.copytree(demo.output / "ensemble", tmp_path / "ensemble")
+    half = AutoModelForCausalLM.from_pretrained(tmp_path / "ensemble" / "llm", dtype=torch.bfloat16)
+    half.save_pretrained(tmp_path / "ensemble" / "llm")
+    ensemble, arm = Ensemble.load(str(tmp_path / "ensemble")), LlmArm.load(str(tmp_path / "ensemble"), 4096)
+    assert next(ensemble.llm.parameters()).dtype == torch.bfloat16
+    samples = pads.dataset(demo.output / "tables" / "test").to_table().to_pandas().drop_duplicates("user_id").head(ROWS)
+    items = ensemble.store.items["item_id"].to_numpy(object)
+    always = replace(ensemble.policy, threshold=-np.inf)
+    expected, found = [], []
+    for number, row in enumerate(samples.itertuples()):
+        asked, history = items[number : number + OTHERS], (items[row.history_rows].tolist(), row.history_ratings.tolist())
+        visit = Visit(row.user_id, {}, tuple(zip(*history, strict=True)), row.earlier_count, tuple(map(Candidate, asked)))
+        rows = {"user_id": row.user_id, "timestamp_s": row.timestamp_s, "earlier_count": row.earlier_count}
+        frame = pd.DataFrame([{**rows, "item_id": item, "history_items": history[0], "history_ratings": history[1]} for item in asked])
+        found.append(arm.score([visit])[0])
+        expected.append(Ensemble(ensemble.store, ensemble.crm, ensemble.llm, ensemble.prompts, always).predict(frame)["p_llm"])
+    assert np.concatenate(expected).std() > 0.1
+    assert np.allclose(np.concatenate(found), np.concatenate(expected), rtol=0, atol=CLOSE_IN_BFLOAT16)
 
 
 def test_the_examples_of_the_document_run_as_they_stand(endpoint: Served) -> None:
