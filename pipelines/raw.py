@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import fsspec
-
+from components import storage
 from components.types import Tables
 
 
-def folder_digest(path: str) -> list[tuple[str, int, int]]:
-    """Return name, size in bytes and time of change (ns) of the files of a local folder; of anything else, a hub id, nothing."""
-    files = sorted(file for file in Path(path).glob("*") if file.is_file())
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+def folder_digest(path: str) -> list[tuple[str, int, str]]:
+    """Return name, size in bytes and mark of the files of a folder; of anything else, a hub id, nothing."""
+    fs, folder = storage.filesystem(path)
+    entries = fs.ls(folder, detail=True) if fs.isdir(folder) else []
+    return sorted(
+        (entry["name"].rsplit("/", 1)[-1], int(entry["size"]), storage.mark(entry)) for entry in entries if entry["type"] == "file"
+    )
 
 
 def digest(tables: Tables) -> list[tuple[str, int, str]]:
-    """Return name, size in bytes and time of change (or the store's own mark) of every raw file; generated data has none."""
+    """Return name, size in bytes and mark of every raw file; generated data has none."""
     facts: list[tuple[str, int, str]] = []
     for source in (*tables.interactions, *tables.users, *tables.items):
-        fs, path = fsspec.core.url_to_fs(source.path)
+        fs, path = storage.filesystem(source.path)
         if source.path and fs.exists(path):
             info = fs.info(path)
-            facts.append((path.rsplit("/", 1)[-1], int(info["size"]), str(info.get("ETag") or info.get("mtime"))))
+            facts.append((path.rsplit("/", 1)[-1], int(info["size"]), storage.mark(info)))
     return facts

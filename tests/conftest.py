@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
+
+from tests.object_store import s3_server
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +20,38 @@ def short_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[dict[str, str]]:
+    """A running S3 server; the environment that leads to it is set, and yielded."""
+    with s3_server() as found, pytest.MonkeyPatch.context() as patch:
+        for name, value in found.items():
+            patch.setenv(name, value)
+        yield found
+
+
+@pytest.fixture
+def bucket(s3: dict[str, str]) -> str:
+    """The URI of an empty bucket in the S3 server."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    fsspec.filesystem("s3").mkdir(name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(params=["disk", "memory", "s3"])
+def folder(request: pytest.FixtureRequest) -> str:
+    """The URI of a folder that is not there yet, on each kind of store."""
+    if request.param == "disk":
+        return str(request.getfixturevalue("tmp_path") / "run")
+    if request.param == "memory":
+        return f"memory:///test-{uuid.uuid4().hex[:12]}/run"
+    return f"{request.getfixturevalue('bucket')}/run"
+
+
+@pytest.fixture(params=["memory", "s3"])
+def remote(request: pytest.FixtureRequest) -> str:
+    """The URI of a folder that is not there yet, in each kind of object store."""
+    if request.param == "memory":
+        return f"memory:///test-{uuid.uuid4().hex[:12]}/run"
+    return f"{request.getfixturevalue('bucket')}/run"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Self
 
-import fsspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components import storage
 from components.datasets import checks
 from components.errors import DataError
 
@@ -21,8 +21,7 @@ class Quarantine:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        fs, path = fsspec.core.url_to_fs(uri)
-        self._file = fs.open(path, "wb")
+        self._file = storage.open_file(uri, "wb")
         self._writer = pq.ParquetWriter(self._file, SCHEMA)
         self._rows: Counter[str] = Counter()
         self._totals: Counter[str] = Counter()

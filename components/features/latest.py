@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from components import artifacts
+from components import artifacts, storage
 from components.features.split import SPLITS
 from components.features.tables import dataset
 
@@ -72,13 +71,13 @@ def latest_histories(tables: str, history_length: int) -> pa.Table:
 
 def save_histories(histories: pa.Table, uri: str) -> None:
     """Write the histories below `uri`."""
-    with fsspec.open(artifacts.join(uri, FILE), "wb") as file:
+    with storage.open_file(artifacts.join(uri, FILE), "wb") as file:
         pq.write_table(histories, file)
 
 
 def load_histories(uri: str) -> Histories:
     """Read back what `save_histories` wrote."""
-    with fsspec.open(artifacts.join(uri, FILE), "rb") as file:
+    with storage.open_file(artifacts.join(uri, FILE)) as file:
         return Histories(pq.read_table(file))
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fsspec
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
-import pyarrow.fs
 import pyarrow.parquet as pq
 
-from components import artifacts
+from components import artifacts, storage
 from components.errors import ArtifactError
 from components.features.store import FeatureStore
 from components.features.vocabulary import Vocabulary
@@ -22,8 +20,8 @@ STORE_FILES = ("users.parquet", "items.parquet", "vocabulary.parquet", "features
 def save_store(store: FeatureStore, uri: str) -> None:
     """Write users, items and vocabularies below `uri`, readable by any Parquet tool."""
     for name, frame in (("users", store.users), ("items", store.items), ("vocabulary", _vocabulary_frame(store))):
-        with fsspec.open(artifacts.join(uri, f"{name}.parquet"), "wb") as file:
-            frame.to_parquet(file, index=False)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        with storage.open_file(artifacts.join(uri, f"{name}.parquet"), "wb") as file:
+            frame.to_parquet(file, index=False)
     facts = {"schema": store.schema, "numeric": dict(store.numeric), "history_length": store.history_length, "tag_width": store.tag_width}
     artifacts.write_json(artifacts.join(uri, "features.json"), facts)
 
@@ -43,8 +41,8 @@ def load_store(uri: str) -> FeatureStore:
 
 def read_frame(uri: str) -> pd.DataFrame:
     """Read one Parquet file."""
-    with fsspec.open(uri, "rb") as file:
-        return pd.read_parquet(file)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    with storage.open_file(uri) as file:
+        return pd.read_parquet(file)
 
 
 def read_samples(uri: str, columns: list[str] | None = None) -> pa.Table:
@@ -59,17 +57,13 @@ def read_scores(uri: str, split: str) -> pd.DataFrame:
 
 def dataset(uri: str) -> pads.FileSystemDataset:
     """Open a folder of Parquet files; raises ArtifactError where there is none."""
-    fs, path = fsspec.core.url_to_fs(uri)
+    fs, path = storage.filesystem(uri)
     files = sorted(name for name in fs.find(path) if name.endswith(".parquet"))
     if not files:
         raise ArtifactError(f"expected Parquet files below {uri}, got none")
     return pads.FileSystemDataset.from_paths(
-        files, schema=pq.read_schema(files[0], filesystem=fs), format=pads.ParquetFileFormat(), filesystem=_arrow(fs)
+        files, schema=pq.read_schema(files[0], filesystem=fs), format=pads.ParquetFileFormat(), filesystem=storage.arrow(uri)[0]
     )
-
-
-def _arrow(fs: fsspec.AbstractFileSystem) -> pyarrow.fs.FileSystem:
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
 
 
 def _vocabulary_frame(store: FeatureStore) -> pd.DataFrame:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load, save_file
 from torch import nn
 
-from components import artifacts
+from components import artifacts, storage
 from components.crm import Crm, CrmConfig
 from components.crm import build as build_crm
 from components.features.store import FeatureStore
@@ -28,8 +27,8 @@ def save_crm(crm: nn.Module, config: CrmConfig, folder: Path) -> None:
 def load_crm(uri: str, inputs: CrmInputs) -> Crm:
     """Read back what `save_crm` wrote, ready to answer."""
     crm = build_crm(artifacts.from_plain(CrmConfig, artifacts.read_json(artifacts.join(uri, "config.json"))), inputs)
-    with fsspec.open(artifacts.join(uri, "model.safetensors"), "rb") as file:
-        crm.load_state_dict(load(file.read()))  # pyright: ignore[reportAttributeAccessIssue]
+    with storage.open_file(artifacts.join(uri, "model.safetensors")) as file:
+        crm.load_state_dict(load(file.read()))
     return crm.eval()
 
 

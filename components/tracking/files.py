@@ -7,13 +7,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
+from components import storage
 
 
 def absolute(uri: Path | str) -> str:
     """Return a path that another process of this machine understands; a URI stays as it is."""
-    return str(uri) if "://" in str(uri) else str(Path(uri).absolute())
+    return str(uri) if storage.is_uri(str(uri)) else str(Path(uri).absolute())
 
 
 @contextlib.contextmanager
@@ -22,10 +21,10 @@ def local(uri: str) -> Iterator[Path]:
 
     Raises FileNotFoundError where there is nothing.
     """
-    fs, path = fsspec.core.url_to_fs(uri)
+    fs, path = storage.filesystem(uri)
     if not fs.exists(path):
         raise FileNotFoundError(f"expected a file or folder at {uri}; found none")
-    if isinstance(fs, LocalFileSystem):
+    if storage.is_local(fs):
         yield Path(path)
         return
     with tempfile.TemporaryDirectory() as work:

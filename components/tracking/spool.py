@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import time
@@ -16,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from components.file_lock import file_lock
 
 RUN_KEY = "tandem-"  # what our keys of runs begin with; MLflow's ids are bare hexadecimal digits
 EVENTS_AT_ONCE = 100  # neighbouring metric events that are sent together
@@ -74,24 +75,6 @@ class Spool:
             self.path.unlink(missing_ok=True)
             self._lock.unlink(missing_ok=True)
         return sent
-
-
-@contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Wait for and hold a lock among processes; the file may be removed by its holder."""
-    while True:
-        with path.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if _is_same_file(file.fileno(), path):
-                yield
-                return
-
-
-def _is_same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _read(path: Path, start: int) -> Iterator[tuple[Event, int]]:

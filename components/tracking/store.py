@@ -15,10 +15,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from components.file_lock import file_lock
 from components.tracking import registry
 from components.tracking.environment import patient_uploads
 from components.tracking.files import local
-from components.tracking.spool import RUN_KEY, Event, file_lock
+from components.tracking.spool import RUN_KEY, Event
 
 KEY_TAG = "tandem.key"
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")

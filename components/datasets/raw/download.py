@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
-
-from components import artifacts
+from components import artifacts, storage
 from components.errors import DataError
 
 TIMEOUT_S = 60.0
@@ -64,10 +62,10 @@ def _download(archive: Archive, path: Path, timeout_s: float) -> None:
 
 
 def _place(contents: dict[str, bytes], folder: str) -> None:
-    fs, root = fsspec.core.url_to_fs(folder)
-    fs.makedirs(root, exist_ok=True)
+    fs, root = storage.filesystem(folder)
     for name, content in contents.items():
         target = artifacts.join(root, name)
         if not fs.exists(target):
-            fs.pipe_file(f"{target}.partial", content)
+            with storage.open_file(artifacts.join(folder, f"{name}.partial"), "wb") as file:
+                file.write(content)
             fs.mv(f"{target}.partial", target)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-import fsspec
-
-from components import artifacts
+from components import artifacts, storage
 from components.errors import DataError
 
 
 def missing_files(folder: str, names: Sequence[str]) -> list[str]:
     """Return the names that are no file of the folder (any fsspec URI)."""
-    fs, path = fsspec.core.url_to_fs(folder)
+    fs, path = storage.filesystem(folder)
     return [name for name in names if not fs.exists(artifacts.join(path, name))]
 
 
@@ -26,7 +24,7 @@ def require_files(folder: str, names: Sequence[str], hint: str) -> None:
 
 def list_files(uri: str) -> list[str]:
     """Return the URIs of a folder's files in the order of their names, of a file its own, of nothing none."""
-    fs, path = fsspec.core.url_to_fs(uri)
+    fs, path = storage.filesystem(uri)
     if fs.isfile(path):
         return [uri]
     if not fs.isdir(path):

@@ -7,10 +7,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from components import storage
 from components.errors import DataError
 
 BLOCK_BYTES = 4 << 20
@@ -52,7 +52,7 @@ def _byte_blocks(path: str, block_bytes: int) -> Iterator[bytes]:
 
 def _read(path: str, block_bytes: int) -> Iterator[bytes]:
     try:
-        with fsspec.open(path, "rb", compression="infer") as file:
+        with storage.open_file(path, compression="infer") as file:
             while block := file.read(block_bytes):
                 yield block
     except (EOFError, zlib.error) as error:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components import storage
 from components.datasets.raw.chunk import CHUNK_ROWS, RawChunk
 from components.errors import DataError
 
@@ -31,7 +31,7 @@ def parquet_facts(path: str) -> tuple[tuple[str, ...], int]:
 @contextlib.contextmanager
 def _open(path: str) -> Iterator[pq.ParquetFile]:
     try:
-        with fsspec.open(path, "rb") as file:
-            yield pq.ParquetFile(file)  # pyright: ignore[reportArgumentType]
+        with storage.open_file(path) as file:
+            yield pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} can't be read as Parquet, it is damaged or cut off: {error}") from error

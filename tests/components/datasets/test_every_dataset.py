@@ -16,8 +16,10 @@ import pytest
 import tyro
 
 import components.datasets
+from components import storage
 from components.datasets.checks import check_interactions, check_items, check_users
 from components.types import Field, FieldKind, Source, Tables
+from pipelines.raw import digest
 from tests.components.datasets.samples import SAMPLES
 
 NO_DATASETS = {"__init__", "checks", "quarantine"}
@@ -54,6 +56,22 @@ def rows(sources: tuple[Source, ...]) -> int:
 def test_every_file_holds_a_dataset_with_a_sample(path: Path) -> None:
     assert classes(path), f"{path.name}: expected a class with a nested Config and read(folder)"
     assert {dataset.__name__ for dataset in classes(path)} <= set(SAMPLES), "add a Sample to samples.py"
+
+
+@every_dataset
+def test_a_folder_in_a_bucket_reads_as_one_on_a_disk(dataset: type, tmp_path: Path, bucket: str) -> None:
+    here = tables_of(dataset, tmp_path)
+    fs, root = storage.filesystem(bucket)
+    if any(tmp_path.iterdir()):
+        fs.put(f"{tmp_path}/", f"{root}/data/", recursive=True)
+    there = dataset(dataset.Config(**SAMPLES[dataset.__name__].settings)).read(f"{bucket}/data")
+    for table in ("interactions", "users", "items"):
+        parts = [[chunk for source in getattr(tables, table) for chunk in source.read()] for tables in (here, there)]
+        assert len(parts[0]) == len(parts[1])
+        for one, other in zip(*parts, strict=True):
+            pd.testing.assert_frame_equal(one, other)
+    assert [entry[:2] for entry in digest(there)] == [entry[:2] for entry in digest(here)]
+    assert all(mark for _, _, mark in digest(there))
 
 
 @every_dataset

@@ -4,7 +4,6 @@ import gzip
 from collections.abc import Callable
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -90,13 +89,6 @@ def test_only_the_missing_file_is_called_missing(tmp_path: Path) -> None:
 def test_a_threshold_that_no_rating_passes_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"expected a rating in \[1, 5\), got 5"):
         MovieLens1m.Config(positive_above=5.0)
-
-
-def test_a_folder_in_an_object_store_is_read(tmp_path: Path, whole: Whole) -> None:
-    write_ml_100k(tmp_path)
-    for path in tmp_path.iterdir():
-        fsspec.filesystem("memory").pipe_file(f"/ml/{path.name}", path.read_bytes())
-    assert len(whole(MovieLens100k(MovieLens100k.Config()).read("memory://ml").interactions)) == 10
 
 
 def test_the_real_movielens_100k_is_whole(shared_data: Callable[[str], str], whole: Whole) -> None:
