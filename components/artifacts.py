@@ -1,7 +1,8 @@
 """One folder is one artifact: data files and a manifest, written last, that says what made it and what is in it.
 
-On a local disk an artifact is written aside and renamed, so that it is there whole or not at all. An object store has no
-rename: there the manifest, written last, is the commit. A folder without a manifest is no artifact.
+An artifact is written aside. On a local disk it is then brought to the disk and renamed, so that it is there whole or not at
+all. An object store has no rename: there it is copied, and the manifest, copied last, is the commit. A folder without a
+manifest is no artifact.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import time
 import uuid
@@ -20,10 +22,11 @@ from typing import Any, TypeVar
 
 import fsspec
 import numpy as np
-from fsspec.implementations.local import LocalFileSystem
 from pydantic import TypeAdapter
 
+from components import storage
 from components.errors import ArtifactError
+from components.inventory import inventory, join, wrong_content, wrong_size
 
 MANIFEST = "_manifest.json"  # readers of Parquet folders skip names that begin with "_"
 T = TypeVar("T")
@@ -68,105 +71,107 @@ def from_plain(kind: type[T], plain: Any) -> T:
     return TypeAdapter(kind).validate_python(plain)
 
 
-def join(uri: str, *names: str) -> str:
-    """Join a folder's URI and names below it."""
-    return "/".join([uri.rstrip("/"), *names])
-
-
 def read_manifest(uri: str) -> Manifest | None:
     """Return the manifest of the artifact at `uri`, or None where there is no whole artifact."""
-    fs, path = fsspec.core.url_to_fs(join(uri, MANIFEST))
-    if not fs.exists(path):
-        return None
     try:
-        manifest = Manifest(**json.loads(fs.cat_file(path)))
-    except (ValueError, TypeError):
+        return require(uri)
+    except ArtifactError:
         return None
-    folder = path.removesuffix("/" + MANIFEST)
-    sizes = _sizes(fs, folder)
-    whole = all(sizes.get(name) == entry["bytes"] for name, entry in manifest.files.items())
-    return manifest if whole else None
 
 
 def require(uri: str) -> Manifest:
-    """Return the manifest of the artifact at `uri`; raise ArtifactError where there is none."""
-    manifest = read_manifest(uri)
-    if manifest is None:
-        raise ArtifactError(f"expected a finished artifact (with {MANIFEST}, all files whole) at {uri}; found none")
+    """Return the manifest of the artifact at `uri`; raise ArtifactError naming what is missing or has another size."""
+    fs, folder = storage.filesystem(uri)
+    try:
+        manifest = Manifest(**json.loads(fs.cat_file(join(folder, MANIFEST))))
+    except FileNotFoundError:
+        raise ArtifactError(f"expected a finished artifact (with {MANIFEST}, all files whole) at {uri}; found none") from None
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(f"{join(uri, MANIFEST)} is damaged: expected a manifest, found {error}") from None
+    if found := wrong_size(uri, manifest.files):
+        raise ArtifactError(found)
     return manifest
 
 
 def verify(uri: str) -> None:
     """Compare every file of the artifact with its recorded sha256; raise ArtifactError naming the first that differs."""
-    fs, folder = fsspec.core.url_to_fs(uri)
-    for name, entry in require(uri).files.items():
-        found = _sha256(fs, join(folder, name))
-        if found != entry["sha256"]:
-            raise ArtifactError(f"{join(uri, name)} is damaged: expected sha256 {entry['sha256'][:12]}..., got {found[:12]}...")
+    if found := wrong_content(uri, require(uri).files):
+        raise ArtifactError(found)
 
 
 @contextlib.contextmanager
 def create(uri: str, fingerprint: str, config: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """Write an artifact: yields the folder to write into, empty, and a dict for facts; nothing appears at `uri` on failure.
 
-    What a broken attempt wrote stays beside `uri` on a local disk, to be looked at, until the next attempt.
+    What a broken attempt wrote stays beside `uri`, to be looked at, until the next attempt.
     """
-    fs, path = fsspec.core.url_to_fs(uri)
+    fs, path = storage.filesystem(uri)
     aside = _empty_folder(fs, path)
+    folder = aside if storage.is_local(fs) else fs.unstrip_protocol(aside)
     facts: dict[str, Any] = {}
     started_s = time.monotonic()
-    yield (aside if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(aside)), facts
-    files = {name: {"bytes": size, "sha256": _sha256(fs, join(aside, name))} for name, size in _sizes(fs, aside).items()}
-    manifest = Manifest(fingerprint, as_plain(config), as_plain(facts), time.monotonic() - started_s, files)
+    yield folder, facts
+    manifest = Manifest(fingerprint, as_plain(config), as_plain(facts), time.monotonic() - started_s, inventory(folder))
     fs.pipe_file(join(aside, MANIFEST), json.dumps(dataclasses.asdict(manifest), indent=1).encode())
-    if aside != path:
+    if storage.is_local(fs):
         _replace(Path(path), Path(aside))
+    else:
+        _publish(fs, path, aside, [*manifest.files])
 
 
 def read_json(uri: str) -> Any:
     """Read one JSON file of an artifact."""
-    with fsspec.open(uri, "r", encoding="utf-8") as file:
-        return json.load(file)  # pyright: ignore[reportArgumentType]
+    with storage.open_file(uri, "r", encoding="utf-8") as file:
+        return json.load(file)
 
 
 def write_json(uri: str, value: Any) -> None:
     """Write one JSON file, readable by people."""
-    with fsspec.open(uri, "w", encoding="utf-8") as file:
-        file.write(json.dumps(as_plain(value), indent=1, ensure_ascii=False) + "\n")  # pyright: ignore[reportAttributeAccessIssue]
+    with storage.open_file(uri, "w", encoding="utf-8") as file:
+        file.write(json.dumps(as_plain(value), indent=1, ensure_ascii=False) + "\n")
 
 
 def _empty_folder(fs: fsspec.AbstractFileSystem, path: str) -> str:
     """Return the folder that an artifact is written into; remove what earlier attempts left."""
-    if not isinstance(fs, LocalFileSystem):
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
-        return path
-    for left in Path(path).parent.glob(f"{Path(path).name}.partial-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    parent, name = path.rsplit("/", 1)
+    for left in fs.ls(parent, detail=False) if fs.isdir(parent) else []:
+        if left.rsplit("/", 1)[-1].startswith(f"{name}.partial-"):
+            with contextlib.suppress(OSError):  # where a worker of a broken run still writes
+                fs.rm(left, recursive=True)
     # A name of its own: a worker that outlived its broken run can't write among the files of this one.
     aside = f"{path}.partial-{uuid.uuid4().hex[:8]}"
-    fs.makedirs(aside)
+    if storage.is_local(fs):
+        fs.makedirs(aside)
     return aside
 
 
 def _replace(path: Path, new: Path) -> None:
-    """Put a folder in the place of an earlier one."""
+    """Put a folder in the place of an earlier one, once all of it is on the disk."""
+    for written in [*new.rglob("*"), new]:
+        _sync(written)
     old = new.with_name(f"{new.name}-old")
     if path.exists():
         path.rename(old)
     new.rename(path)
+    _sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _sizes(fs: fsspec.AbstractFileSystem, folder: str) -> dict[str, int]:
-    root = folder.rstrip("/") + "/"
-    found: dict[str, dict[str, Any]] = fs.find(folder, detail=True)  # pyright: ignore[reportAssignmentType]
-    return {name.removeprefix(root): int(info["size"]) for name, info in sorted(found.items()) if name != root + MANIFEST}
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def _sha256(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    digest = hashlib.sha256()
-    with fs.open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)  # pyright: ignore[reportArgumentType]
-    return digest.hexdigest()
+def _publish(fs: fsspec.AbstractFileSystem, path: str, new: str, names: list[str]) -> None:
+    """Copy a folder into the place of an earlier one. Its manifest comes last, as the earlier one's goes first."""
+    if fs.exists(join(path, MANIFEST)):
+        fs.rm(join(path, MANIFEST))
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+    for some in (names, [MANIFEST]):
+        fs.copy([join(new, name) for name in some], [join(path, name) for name in some])
+    fs.rm(new, recursive=True)

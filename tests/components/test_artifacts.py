@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components import artifacts
+from components import artifacts, storage
 from components.errors import ArtifactError, ConfigError
 
 
@@ -79,12 +79,6 @@ def write_file(uri: str, text: str) -> None:
 
 def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-@pytest.fixture
-def memory() -> str:
-    fsspec.filesystem("memory").store.clear()
-    return "memory://bucket/run/tables"
 
 
 def test_a_manifest_names_every_file_with_its_size_and_sha256(tmp_path: Path) -> None:
@@ -201,34 +195,80 @@ def test_a_data_file_that_is_called_like_the_manifest_is_covered_too(tmp_path: P
     assert list(artifacts.require(str(tmp_path / "ensemble")).files) == ["llm/_manifest.json"]
 
 
-def test_in_an_object_store_the_manifest_is_the_commit(memory: str) -> None:
-    fs = fsspec.filesystem("memory")
-    with artifacts.create(memory, "f1", OUTER) as (folder, facts):
+def test_in_an_object_store_the_manifest_is_the_commit(remote: str) -> None:
+    fs, run = storage.filesystem(remote)
+    with artifacts.create(f"{remote}/tables", "f1", OUTER) as (folder, facts):
         write_file(f"{folder}/data.txt", "seven\n")
         facts["rows"] = 7
-        assert artifacts.read_manifest(memory) is None
-    assert artifacts.require(memory).files["data.txt"]["bytes"] == 6
-    assert fs.find("/bucket/run") == ["/bucket/run/tables/_manifest.json", "/bucket/run/tables/data.txt"]
-    artifacts.verify(memory)
-    fs.pipe_file("/bucket/run/tables/data.txt", b"sevem\n")
-    with pytest.raises(ArtifactError, match=r"data\.txt is damaged"):
-        artifacts.verify(memory)
+        assert artifacts.read_manifest(f"{remote}/tables") is None
+    assert artifacts.require(f"{remote}/tables").files["data.txt"]["bytes"] == 6
+    assert fs.find(run) == [f"{run}/tables/_manifest.json", f"{run}/tables/data.txt"]
+    artifacts.verify(f"{remote}/tables")
 
 
-def test_in_an_object_store_a_broken_attempt_is_no_artifact_and_its_files_are_not_kept(memory: str) -> None:
-    with pytest.raises(RuntimeError):
-        break_off(memory, "train/part-000000-old.parquet")
-    assert artifacts.read_manifest(memory) is None
-    write(memory)
-    assert set(artifacts.require(memory).files) == {"data.txt", "part/more.txt"}
-
-
-def test_in_an_object_store_a_rerun_replaces_the_earlier_artifact(memory: str) -> None:
-    write(memory)
-    with artifacts.create(memory, "f2", {}) as (folder, _):
-        assert artifacts.read_manifest(memory) is None
+def test_in_an_object_store_a_broken_attempt_leaves_the_earlier_artifact_and_no_file_in_the_next(remote: str) -> None:
+    write(f"{remote}/tables")
+    with pytest.raises(RuntimeError) as error:
+        break_off(f"{remote}/tables", "train/part-000000-old.parquet", "f2")
+    assert storage.exists(f"{error.value.args[0]}/train/part-000000-old.parquet")  # to be looked at
+    artifacts.verify(f"{remote}/tables")
+    with artifacts.create(f"{remote}/tables", "f2", {}) as (folder, _):
+        write_file(f"{error.value.args[0]}/train/part-000001-old.parquet", "by a worker that outlived its run")
         write_file(f"{folder}/other.txt", "x")
-    assert set(artifacts.require(memory).files) == {"other.txt"}
+    assert set(artifacts.require(f"{remote}/tables").files) == {"other.txt"}
+    fs, run = storage.filesystem(remote)
+    assert set(fs.find(f"{run}/tables")) == {f"{run}/tables/_manifest.json", f"{run}/tables/other.txt"}
+
+
+def test_in_an_object_store_an_artifact_that_was_copied_in_part_is_none(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(f"{remote}/tables")
+    fs, run = storage.filesystem(remote)
+    copy = fs.copy
+
+    def break_at_the_manifest(sources: list[str], targets: list[str]) -> None:
+        if targets[0].endswith("_manifest.json"):
+            raise KeyboardInterrupt
+        copy(sources, targets)
+
+    monkeypatch.setattr(fs, "copy", break_at_the_manifest)
+    with pytest.raises(KeyboardInterrupt):
+        write(f"{remote}/tables", "eight\n", "f2")
+    monkeypatch.undo()
+    assert fs.cat_file(f"{run}/tables/data.txt") == b"eight\n"
+    assert artifacts.read_manifest(f"{remote}/tables") is None
+    write(f"{remote}/tables", "eight\n", "f2")
+    assert {name.split("/")[-2] for name in fs.find(run)} == {"tables", "part"}
+
+
+def cut(fs: fsspec.AbstractFileSystem, path: str) -> None:
+    fs.pipe_file(path, fs.cat_file(path)[:3])  # pyright: ignore
+
+
+def flip(fs: fsspec.AbstractFileSystem, path: str) -> None:
+    content = bytearray(fs.cat_file(path))  # pyright: ignore
+    content[0] ^= 1
+    fs.pipe_file(path, bytes(content))
+
+
+# printf 'reven\n' | sha256sum: the first bit of an s flipped is an r
+DAMAGES = {
+    "cut short": (cut, "data.txt", "tables/data.txt is damaged: expected 6 bytes, found 3"),
+    "a flipped bit": (flip, "data.txt", "tables/data.txt is damaged: expected sha256 92107d54bb00..., found 05ea53d5f62b..."),
+    "lost": (lambda fs, path: fs.rm(path), "part/more.txt", "tables/part/more.txt is missing: expected 4 bytes"),
+    "a manifest cut short": (cut, "_manifest.json", "tables/_manifest.json is damaged: expected a manifest, found Expecting"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_told_by_file_with_what_was_expected_and_found(folder: str, damage: str) -> None:
+    write(f"{folder}/tables")
+    fs, run = storage.filesystem(folder)
+    damaging, file, message = DAMAGES[damage]
+    damaging(fs, f"{run}/tables/{file}")
+    with pytest.raises(ArtifactError) as error:
+        artifacts.verify(f"{folder}/tables")
+    assert message in str(error.value)
+    assert str(error.value).startswith(folder)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=str)
