@@ -7,10 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec
-
-from components import artifacts
+from components import artifacts, storage
 from components.errors import ArtifactError
+from components.local_copy import local_copy
 from components.tracking.ensemble import fetch_ensemble, fixed_version
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +29,7 @@ class Model:
         """Return a folder with the ensemble that this process can read."""
         if self.uri.startswith(REGISTERED):
             return fetch_ensemble(self.uri, self.tracking_uri, LOADER)
-        return self.uri
+        return local_copy(self.uri)
 
 
 def resolve(uri: str, tracking_uri: str = "") -> Model:
@@ -50,7 +49,7 @@ def resolve(uri: str, tracking_uri: str = "") -> Model:
 
 def _ensemble_folder(uri: str) -> str:
     """Return the artifact's own URI where a run's output folder was given."""
-    fs, path = fsspec.core.url_to_fs(uri)
+    fs, path = storage.filesystem(uri)
     if fs.exists(artifacts.join(path, "ensemble")):
         return fs.unstrip_protocol(artifacts.join(path, "ensemble")).removeprefix("file://")
     if not fs.exists(path):

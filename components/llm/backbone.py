@@ -1,4 +1,4 @@
-"""Language models on disk: which one, loading it with an answer head and perhaps LoRA, and saving it again."""
+"""Language models, in folders of any store or on the hub: loading one with an answer head and perhaps LoRA, and saving it again."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from components import artifacts
+from components import artifacts, storage
 from components.errors import ConfigError
 from components.llm.answer import AnswerHead, ClickLlm
 from components.llm.config import TINY, Config
 from components.llm.tokens import PlainText, PromptEncoder, token_layout
+from components.local_copy import local_copy
 from components.prompts import click
 
 BASE_FILE = "base.json"  # beside an adapter: the model it adapts
@@ -58,7 +59,7 @@ def load(config: Config) -> tuple[ClickLlm, PreTrainedTokenizerBase]:
 def load_tokenizer(config: Config) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer alone."""
     try:
-        return AutoTokenizer.from_pretrained(config.path, **_source(config))
+        return AutoTokenizer.from_pretrained(_place(config), **_source(config))
     except _BROKEN as error:
         raise _unusable(config, "tokenizer", error) from error
 
@@ -107,7 +108,7 @@ def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _base(config: Config) -> Config:
     """Return the configuration of the model itself: of an adapter's folder, that of its base."""
-    base_file = Path(config.path) / BASE_FILE
+    base_file = Path(_place(config)) / BASE_FILE
     if not base_file.is_file():
         return config
     base = artifacts.read_json(str(base_file))
@@ -119,8 +120,13 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def _place(config: Config) -> str:
+    """Return where the libraries find a model: a hub id, or a folder on this machine."""
+    return local_copy(config.path) if storage.is_uri(config.path) else config.path
+
+
 def _source(config: Config) -> dict[str, Any]:
-    local = Path(config.path).is_dir()
+    local = Path(_place(config)).is_dir()
     if not local and config.path == TINY:
         raise ConfigError("llm.path: 'tiny' stands for a model made from the data; expected the folder where it was made")
     if not local and not config.revision:
@@ -130,7 +136,7 @@ def _source(config: Config) -> dict[str, Any]:
 
 def _architecture(config: Config) -> PreTrainedConfig:
     try:
-        architecture = AutoConfig.from_pretrained(config.path, **_source(config))
+        architecture = AutoConfig.from_pretrained(_place(config), **_source(config))
     except _BROKEN as error:
         raise _unusable(config, "model", error) from error
     if architecture.is_encoder_decoder:
@@ -146,9 +152,10 @@ def _load_model(config: Config, architecture: PreTrainedConfig, masked: bool) ->
         "use_safetensors": True,
     }
     try:
-        model, info = auto.from_pretrained(config.path, config=architecture, output_loading_info=True, **options, **_source(config))
+        model, info = auto.from_pretrained(_place(config), config=architecture, output_loading_info=True, **options, **_source(config))
     except _BROKEN as error:
         raise _unusable(config, "model", error) from error
+    model.name_or_path = config.path  # what an adapter notes as its base: another machine's copy lies elsewhere
     lost = sorted(name for name in info["missing_keys"] if name.startswith(model.base_model_prefix + ".") or config.finetune == "lora")
     if lost:
         raise ConfigError(f"{config.path}: expected all weights of {type(model).__name__}, {len(lost)} are missing, first {lost[0]}")
@@ -165,12 +172,12 @@ def _cut_head(model: transformers.PreTrainedModel, answer_ids: tuple[int, int]) 
 
 
 def _adapt(model: transformers.PreTrainedModel, config: Config) -> nn.Module:
-    folder = Path(config.path)
+    folder = Path(_place(config))
     if (folder / BASE_FILE).is_file() and not (folder / "adapter_model.safetensors").is_file():
         raise ConfigError(f"{config.path}: expected adapter_model.safetensors, found none")
     try:
         if (folder / BASE_FILE).is_file():
-            return peft.PeftModel.from_pretrained(model, config.path, is_trainable=True, local_files_only=True)
+            return peft.PeftModel.from_pretrained(model, str(folder), is_trainable=True, local_files_only=True)
         return peft.get_peft_model(model, _lora(config))
     except _BROKEN as error:
         raise ConfigError(f"{config.path}: no adapter fits the model: {error}") from error

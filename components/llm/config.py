@@ -16,7 +16,7 @@ class Config:
     """Which language model answers, and what of it is trained."""
 
     path: str = TINY
-    """A hub id, a local folder, or `tiny`: a small model made from the data, trained from scratch."""
+    """A hub id, a folder (local or any URI), or `tiny`: a small model made from the data, trained from scratch."""
     revision: str = ""
     """The commit (40 hex digits) of a hub id; a branch or tag could change under you."""
     finetune: Literal["full", "lora"] = "full"

@@ -1,5 +1,6 @@
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import peft
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BertModel, T5Config, T5ForConditionalGeneration
 
+from components import storage
 from components.errors import ConfigError
 from components.llm import backbone
 from components.llm.answer import AnswerHead, ClickLlm
@@ -179,6 +181,33 @@ def test_a_saved_adapter_is_an_ordinary_peft_folder_and_loads_back(folders, tmp_
     with torch.no_grad():
         logits_BTV = ordinary(tokens.token_ids_BT, attention_mask=tokens.mask_BT).logits
     torch.testing.assert_close(logits_BTV[torch.arange(3), tokens.answer_B][:, list(llm.layout.answer_ids)], expected, atol=1e-5, rtol=0)
+
+
+def test_a_model_in_a_bucket_loads_as_one_on_a_disk_and_its_adapters_name_it_there(
+    folders, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where copies lie
+    path, there = folders["llama", True], f"{bucket}/models/llama"
+    upload(path, there)
+    tokens = batch(there)
+    torch.testing.assert_close(answered(open_(there), tokens).logits_B2, answered(open_(path), batch(path)).logits_B2, atol=0, rtol=0)
+
+    llm, tokenizer = backbone.load(backbone.Config(path=there, finetune="lora"))
+    with torch.no_grad():
+        for key, parameter in llm.named_parameters():
+            if "lora_B" in key:
+                parameter.normal_()
+    backbone.save(llm, tokenizer, str(tmp_path / "adapter"))
+    assert json.loads((tmp_path / "adapter" / "base.json").read_text())["path"] == there
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == there
+    upload(tmp_path / "adapter", f"{bucket}/adapter")
+    again = open_(f"{bucket}/adapter", finetune="lora")
+    torch.testing.assert_close(answered(again, tokens).logits_B2, answered(llm, tokens).logits_B2, atol=0, rtol=0)
+
+
+def upload(folder: Path | str, uri: str) -> None:
+    fs, path = storage.filesystem(uri)
+    fs.put(f"{folder}/", f"{path}/", recursive=True)
 
 
 def test_an_encoder_reads_the_base_of_an_adapter(folders, tmp_path: Path) -> None:
