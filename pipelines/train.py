@@ -16,13 +16,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import fsspec
 import ray
 import ray.train
 from ray.train import Checkpoint, CheckpointConfig, ControllerError, FailureConfig, Result, ScalingConfig, TrainingFailedError
 from ray.train import RunConfig as RayRunConfig
 
-from components import artifacts
+from components import artifacts, storage
 from components.crm import CrmConfig
 from components.errors import ConfigError, ResourceError, TandemError
 from components.joint import alignment, deepspeed_engine
@@ -124,16 +123,23 @@ def run(context: StageContext, job: Job) -> None:
         context.progress.say(f"training goes on from {start}, {_steps(earlier):,} steps were made before")
     for name, value in RAY_TRAIN_SETTINGS.items():
         os.environ.setdefault(name, str(value))
+    store, folder = storage.arrow(context.scratch.rsplit("/", 1)[0])
     with Reader(Monitor(context, earlier).show) as reader:
         trainer = TorchTrainer(
             work,
             # As bytes: Ray Train's controller would unpickle the job too, and import torch before it starts workers.
-            train_loop_config={"job": pickle.dumps(job), "board": reader.board, "start": start},
+            train_loop_config={
+                "job": pickle.dumps(job),
+                "board": reader.board,
+                "run": context.scratch,
+                "start": start and _checkpoint_at(start),
+            },
             torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo", timeout_s=TORCH_TIMEOUT_S),
             scaling_config=scaling(job.train, job.gpu),
             run_config=RayRunConfig(
                 name=context.fingerprint,
-                storage_path=context.scratch.rsplit("/", 1)[0],
+                storage_path=folder,
+                storage_filesystem=store,
                 failure_config=FailureConfig(max_failures=job.train.max_failures, controller_failure_limit=STARTS - 1),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
                 callbacks=[EndOnMistake()],
@@ -163,7 +169,7 @@ def work(settings: dict[str, Any]) -> None:
         # Here, not above: Ray Train's controller imports this file too, and only workers need what takes seconds to import.
         from pipelines.training_worker import train
 
-        train(pickle.loads(settings["job"]), settings["board"], settings["start"])
+        train(pickle.loads(settings["job"]), settings["board"], settings["run"], settings["start"])
     except Exception as error:
         error.add_note(traceback.format_exc())  # Ray hands an error over without its traceback
         raise
@@ -190,10 +196,15 @@ def _fit(trainer: TorchTrainer, job: Job) -> Result:
         signal.signal(signal.SIGINT, on_interrupt)  # Ray's handler would outlive the training
 
 
+def _checkpoint_at(uri: str) -> Checkpoint:
+    store, path = storage.arrow(uri)
+    return Checkpoint(path, store)  # made once: the workers of a node then share what they fetch of it
+
+
 def _export(checkpoint: Checkpoint, context: StageContext, earlier: Sequence[Line]) -> None:
     """Copy the trained models and the log from the last checkpoint into the artifact; `earlier` is the log of a broken attempt."""
     with checkpoint.as_directory() as folder:
-        fs, path = fsspec.core.url_to_fs(context.folder)
+        fs, path = storage.filesystem(context.folder)
         fs.put(f"{Path(folder) / 'models'}/", f"{path}/", recursive=True)
         fs.put(str(Path(folder) / "training_log.jsonl"), f"{path}/training_log.jsonl")
         position = Position.from_json((Path(folder) / "position.json").read_text())
@@ -203,8 +214,8 @@ def _export(checkpoint: Checkpoint, context: StageContext, earlier: Sequence[Lin
 
 
 def _log(checkpoint: str) -> list[Line]:
-    with fsspec.open(artifacts.join(checkpoint, "training_log.jsonl"), "r") as file:
-        return [json.loads(line) for line in file]  # pyright: ignore[reportGeneralTypeIssues]
+    with storage.open_file(artifacts.join(checkpoint, "training_log.jsonl")) as file:
+        return [json.loads(line) for line in file]
 
 
 def _steps(log: Sequence[Line]) -> int:

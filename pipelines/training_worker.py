@@ -12,7 +12,7 @@ import torch
 from ray.train import Checkpoint
 
 from components.features.reader import Share
-from components.joint.checkpoint import seal
+from components.joint.checkpoint import remove_orphans, seal
 from components.joint.crm_files import save_crm
 from components.joint.training import Surroundings
 from components.joint.workbench import Parts, Workbench
@@ -21,8 +21,11 @@ from components.llm.answer import ClickLlm
 from pipelines.train import Job
 
 
-def train(job: Job, board: Any, start: str | None) -> None:
-    """Train all stages of a job, from the newest checkpoint on, and leave the trained models in the last one."""
+def train(job: Job, board: Any, run_uri: str, start: Checkpoint | None) -> None:
+    """Train all stages of a job, from the newest checkpoint on, and leave the trained models in the last one.
+
+    `start` is the checkpoint that a broken run left in the folder of this one, `run_uri`.
+    """
     torch.set_num_threads(job.train.cpus_per_worker)
     context = ray.train.get_context()
     share = Share(context.get_world_rank(), context.get_world_size())
@@ -33,7 +36,9 @@ def train(job: Job, board: Any, start: str | None) -> None:
         checkpoint_every_s=job.train.checkpoint_every_s,
     )
     training = Workbench(parts_of(job), "cuda" if job.gpu else "cpu").training(job.stages, around)
-    latest = ray.train.get_checkpoint() or (start and Checkpoint(start))
+    latest = ray.train.get_checkpoint() or start
+    if share.rank == 0:
+        remove_orphans(run_uri, Path(latest.path).name if latest else None)
     if latest:
         with latest.as_directory() as folder:
             training.resume(Path(folder))

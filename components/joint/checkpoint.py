@@ -2,53 +2,49 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
-from components.artifacts import join
+from components import storage
+from components.inventory import inventory, join, wrong_content, wrong_size
 
 NAME = re.compile(r"checkpoint_\d.*")  # Ray Train's names hold the time, so that they sort by age
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's own list of a run's checkpoints, written over in place
 
 
 def seal(folder: Path, rank: int) -> None:
     """Write the sizes and hashes of all files that a worker put into its own part of a checkpoint; the last thing it does there."""
-    files = {str(path.relative_to(folder)): _digest(path.open("rb")) for path in sorted(folder.rglob("*")) if path.is_file()}
-    (folder / _seal_name(rank)).write_text(json.dumps(files))
+    (folder / _seal_name(rank)).write_text(json.dumps(inventory(str(folder))))
 
 
 def flaw(uri: str, workers: int) -> str | None:
     """Return what is wrong with a checkpoint, or None when every worker's seal is there and every sealed file as it was."""
-    fs, folder = fsspec.core.url_to_fs(uri)
     for rank in range(workers):
         try:
-            files: dict[str, str] = json.loads(fs.cat_file(join(folder, _seal_name(rank))))
+            files: dict[str, dict[str, Any]] = json.loads(_read(join(uri, _seal_name(rank))))
         except FileNotFoundError:
             return f"{join(uri, _seal_name(rank))} is missing"
         except ValueError:
-            return f"{join(uri, _seal_name(rank))} is damaged"
-        for name, digest in files.items():
-            if not fs.exists(join(folder, name)):
-                return f"{join(uri, name)} is missing"
-            if _digest(fs.open(join(folder, name), "rb")) != digest:
-                return f"{join(uri, name)} is damaged"
+            return f"{join(uri, _seal_name(rank))} is damaged: expected JSON"
+        if found := wrong_size(uri, files) or wrong_content(uri, files):
+            return found
     return None
 
 
 def newest_whole(run_uri: str, workers: int, warn: Callable[[str], None]) -> str | None:
     """Return the newest whole checkpoint below the folder of a run that was broken off, and remove everything else there.
 
-    What else is there - older checkpoints, torn ones, the broken run's own bookkeeping - could only mislead the next attempt.
+    What else is there - older checkpoints, torn ones, the broken run's own bookkeeping - could only mislead the next attempt;
+    bookkeeping that is damaged is kept under another name, to be looked at.
     """
-    fs, folder = fsspec.core.url_to_fs(run_uri)
+    fs, folder = storage.filesystem(run_uri)
     if not fs.exists(folder):
         return None
-    names = sorted((Path(path).name for path in fs.ls(folder, detail=False)), reverse=True)
+    aside = _set_aside(run_uri, warn)
+    names = _names(run_uri)
     whole: str | None = None
     for name in filter(NAME.fullmatch, names):
         found = flaw(join(run_uri, name), workers)
@@ -57,15 +53,46 @@ def newest_whole(run_uri: str, workers: int, warn: Callable[[str], None]) -> str
             break
         warn(f"checkpoint not used: {found}")
     for name in names:
-        if name != whole:
+        if name not in (whole, aside):
             fs.rm(join(folder, name), recursive=True)
     return whole and join(run_uri, whole)
 
 
+def remove_orphans(run_uri: str, latest: str | None) -> None:
+    """Remove checkpoints that are newer than the latest that Ray Train knows: workers were lost before they were all of them told of.
+
+    `latest` is the name of a checkpoint below the run's folder, None where the run has none.
+    """
+    fs, folder = storage.filesystem(run_uri)
+    for name in filter(NAME.fullmatch, _names(run_uri)):
+        if latest is None or name > latest:
+            fs.rm(join(folder, name), recursive=True)
+
+
+def _set_aside(run_uri: str, warn: Callable[[str], None]) -> str:
+    """Rename Ray Train's list of checkpoints if it can't be read: Ray would not start with it. Return the name that it then has."""
+    corrupt = f"{SNAPSHOT}.corrupt"
+    try:
+        json.loads(_read(join(run_uri, SNAPSHOT)))
+    except FileNotFoundError:
+        pass
+    except ValueError:
+        fs, folder = storage.filesystem(run_uri)
+        warn(f"{join(run_uri, SNAPSHOT)} is damaged: expected JSON; it is kept as {corrupt}")
+        fs.mv(join(folder, SNAPSHOT), join(folder, corrupt))
+    return corrupt
+
+
+def _names(run_uri: str) -> list[str]:
+    """Return what is in the folder of a run, the newest checkpoint first."""
+    fs, folder = storage.filesystem(run_uri)
+    return sorted((Path(path).name for path in fs.ls(folder, detail=False)), reverse=True) if fs.exists(folder) else []
+
+
+def _read(uri: str) -> bytes:
+    fs, path = storage.filesystem(uri)
+    return fs.cat_file(path)  # pyright: ignore[reportReturnType]
+
+
 def _seal_name(rank: int) -> str:
     return f"seal-{rank}.json"
-
-
-def _digest(file: Any) -> str:
-    with file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

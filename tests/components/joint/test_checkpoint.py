@@ -1,87 +1,124 @@
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from components.joint.checkpoint import flaw, newest_whole, seal
+from components import storage
+from components.joint.checkpoint import flaw, newest_whole, remove_orphans, seal
+
+CHECKPOINTS = ("checkpoint_2026-11-21_12-00-00", "checkpoint_2026-11-21_12-10-00", "checkpoint_2026-11-21_12-20-00")
+SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
-def checkpoint(folder: Path, workers: int = 2) -> Path:
+def checkpoint(uri: str, aside: Path, workers: int = 2) -> str:
     """Write what Ray Train leaves when each worker hands in its own part."""
+    fs, folder = storage.filesystem(uri)
     for rank in range(workers):
-        part = folder.parent / f"part-{rank}"
+        part = aside / f"part-{Path(uri).name}-{rank}"
         (part / "engine").mkdir(parents=True)
         (part / "engine" / f"state-{rank}.pt").write_bytes(bytes(range(100)))
         (part / f"position-{rank}.json").write_text("{}")
         seal(part, rank)
-        shutil.copytree(part, folder, dirs_exist_ok=True)
-        shutil.rmtree(part)
-    return folder
+        fs.put(f"{part}/", f"{folder}/", recursive=True)
+    return uri
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(folder: str, tmp_path: Path) -> str:
     """Three whole checkpoints, the newest at 12:20, and Ray's bookkeeping."""
-    for name in ("checkpoint_2026-11-21_12-00-00", "checkpoint_2026-11-21_12-10-00", "checkpoint_2026-11-21_12-20-00"):
-        checkpoint(tmp_path / "run" / name)
-    (tmp_path / "run" / "checkpoint_manager_snapshot.json").write_text('{"checkpoint_resu')  # torn, as a crash may leave it
-    (tmp_path / "run" / ".validate_storage_marker").touch()
-    return tmp_path / "run"
+    for name in CHECKPOINTS:
+        checkpoint(f"{folder}/{name}", tmp_path / "parts")
+    write(f"{folder}/{SNAPSHOT}", b'{"checkpoint_results": []}')
+    write(f"{folder}/.validate_storage_marker", b"")
+    return folder
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:50])
+def write(uri: str, content: bytes) -> None:
+    with storage.open_file(uri, "wb") as file:
+        file.write(content)
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
+def names(uri: str) -> list[str]:
+    fs, folder = storage.filesystem(uri)
+    return sorted(Path(path).name for path in fs.ls(folder, detail=False)) if fs.exists(folder) else []
+
+
+def truncate(fs: Any, path: str) -> None:
+    fs.pipe_file(path, fs.cat_file(path)[:50])
+
+
+def flip(fs: Any, path: str) -> None:
+    content = bytearray(fs.cat_file(path))
     content[7] ^= 1
-    path.write_bytes(content)
+    fs.pipe_file(path, bytes(content))
 
 
+def lose(fs: Any, path: str) -> None:
+    fs.rm(path)
+
+
+# python: hashlib.sha256(bytes(range(100))) and of the same with a 6 for the 7
 DAMAGES = {
-    "a file cut short": (lambda folder: truncate(folder / "engine" / "state-1.pt"), "engine/state-1.pt is damaged"),
-    "one bit": (lambda folder: flip(folder / "engine" / "state-0.pt"), "engine/state-0.pt is damaged"),
-    "a file lost": (lambda folder: (folder / "engine" / "state-0.pt").unlink(), "engine/state-0.pt is missing"),
-    "a worker's part not there yet": (lambda folder: (folder / "seal-1.json").unlink(), "seal-1.json is missing"),
-    "a torn seal": (lambda folder: truncate(folder / "seal-0.json"), "seal-0.json is damaged"),
+    "a file cut short": (truncate, "engine/state-1.pt", "engine/state-1.pt is damaged: expected 100 bytes, found 50"),
+    "one bit": (flip, "engine/state-0.pt", "engine/state-0.pt is damaged: expected sha256 bce0aff19cf5..., found f2322735e4f5..."),
+    "a file lost": (lose, "engine/state-0.pt", "engine/state-0.pt is missing: expected 100 bytes"),
+    "a worker's part not there yet": (lose, "seal-1.json", "seal-1.json is missing"),
+    "a torn seal": (truncate, "seal-0.json", "seal-0.json is damaged: expected JSON"),
 }
 
 
-def test_a_whole_checkpoint_has_no_flaw(tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path / "checkpoint_1")
-    assert flaw(str(folder), 2) is None
-    assert flaw(folder.as_uri(), 2) is None
-    assert flaw(str(folder), 3) == f"{folder}/seal-2.json is missing"  # a third worker would have written a part
+def test_a_whole_checkpoint_has_no_flaw(folder: str, tmp_path: Path) -> None:
+    whole = checkpoint(f"{folder}/checkpoint_1", tmp_path / "parts")
+    assert flaw(whole, 2) is None
+    assert flaw(whole, 3) == f"{whole}/seal-2.json is missing"  # a third worker would have written a part
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_one_is_passed_over_with_a_word_and_the_next_one_taken(run: Path, damage: str) -> None:
-    newest, before = sorted(run.glob("checkpoint_2026*"))[:0:-1]
-    damaging, expected = DAMAGES[damage]
-    damaging(newest)
+def test_a_damaged_one_is_passed_over_with_a_word_and_the_next_one_taken(run: str, damage: str) -> None:
+    damaging, file, expected = DAMAGES[damage]
+    fs, folder = storage.filesystem(run)
+    damaging(fs, f"{folder}/{CHECKPOINTS[2]}/{file}")
     said: list[str] = []
-    assert newest_whole(str(run), 2, said.append) == str(before)
-    assert said == [f"checkpoint not used: {newest}/{expected}"]
+    assert newest_whole(run, 2, said.append) == f"{run}/{CHECKPOINTS[1]}"
+    assert said == [f"checkpoint not used: {run}/{CHECKPOINTS[2]}/{expected}"]
+    assert names(run) == [CHECKPOINTS[1]]
 
 
-def test_the_newest_whole_one_alone_is_left(run: Path) -> None:
+def test_the_newest_whole_one_alone_is_left(run: str) -> None:
     said: list[str] = []
-    assert newest_whole(str(run), 2, said.append) == str(run / "checkpoint_2026-11-21_12-20-00")
-    assert [path.name for path in run.iterdir()] == ["checkpoint_2026-11-21_12-20-00"]
+    assert newest_whole(run, 2, said.append) == f"{run}/{CHECKPOINTS[2]}"
+    assert names(run) == [CHECKPOINTS[2]]
     assert said == []
 
 
-def test_where_none_is_whole_the_run_starts_afresh(run: Path) -> None:
-    for folder in run.glob("checkpoint_2026*"):
-        truncate(folder / "engine" / "state-1.pt")
+def test_where_none_is_whole_the_run_starts_afresh(run: str) -> None:
+    fs, folder = storage.filesystem(run)
+    for name in CHECKPOINTS:
+        truncate(fs, f"{folder}/{name}/engine/state-1.pt")
     said: list[str] = []
-    assert newest_whole(str(run), 2, said.append) is None
+    assert newest_whole(run, 2, said.append) is None
     assert len(said) == 3
-    assert list(run.iterdir()) == []
+    assert names(run) == []
 
 
-def test_a_run_that_never_was_has_no_checkpoint(tmp_path: Path) -> None:
-    assert newest_whole(str(tmp_path / "none"), 2, pytest.fail) is None
+def test_a_torn_list_of_checkpoints_is_named_and_set_aside(run: str) -> None:
+    write(f"{run}/{SNAPSHOT}", b'{"checkpoint_resu')
+    said: list[str] = []
+    assert newest_whole(run, 2, said.append) == f"{run}/{CHECKPOINTS[2]}"
+    assert said == [f"{run}/{SNAPSHOT} is damaged: expected JSON; it is kept as {SNAPSHOT}.corrupt"]
+    assert names(run) == [CHECKPOINTS[2], f"{SNAPSHOT}.corrupt"]
+    assert newest_whole(run, 2, pytest.fail) == f"{run}/{CHECKPOINTS[2]}"
+
+
+def test_checkpoints_that_were_written_and_never_told_of_are_removed(run: str) -> None:
+    remove_orphans(run, CHECKPOINTS[1])
+    assert names(run) == [".validate_storage_marker", *CHECKPOINTS[:2], SNAPSHOT]
+    remove_orphans(run, None)
+    assert names(run) == [".validate_storage_marker", SNAPSHOT]
+
+
+def test_a_run_that_never_was_has_no_checkpoint(folder: str) -> None:
+    assert newest_whole(folder, 2, pytest.fail) is None
+    remove_orphans(folder, None)
