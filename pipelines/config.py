@@ -44,6 +44,8 @@ class RunConfig:
     """Folder or URI that the run writes; default: runs/RECIPE."""
     seed: int = 1
     """Seed of every random choice."""
+    wait: bool = False
+    """Wait for a run that uses the output folder, where this one would leave with exit code 75."""
     dry_run: bool = False
     """Print the plan (stages, what would be reused, DeepSpeed's JSON, resources) and stop."""
     prepare: prepare.Config = field(default_factory=prepare.Config)

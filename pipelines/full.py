@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from components import artifacts
-from components.errors import ConfigError, TandemError
+from components import artifacts, storage
+from components.errors import ArtifactError, ConfigError, TandemError
 from components.llm.config import TINY
 from components.types import Tables
 from pipelines import VERSION, cluster, command_line, evaluate, policy, prepare, prompts, score, train
@@ -84,12 +84,13 @@ def run(config: RunConfig, interruption: Interruption) -> None:
     tables = READERS[type(config.dataset)](config.dataset).read(config.data or "")
     steps = chain(config, output, tables)
     wanted = fingerprints(steps)
-    left = [step for step in steps if not _is_done(output, step, wanted)]
     if config.dry_run:
+        left = [step for step in steps if not _is_done(output, step, wanted)]
         cluster.connect(config.cluster)
         command_line.show_plan(config, output, [(step.name, step not in left) for step in steps])
         return
-    with owned(output):
+    with owned(output, config.wait) as require_owned:
+        left = [step for step in steps if not _is_done(output, step, wanted)]
         recording = Recording(config, output, wanted["report"])
         if left or not recording.is_complete():
             cluster.connect(config.cluster)
@@ -97,7 +98,7 @@ def run(config: RunConfig, interruption: Interruption) -> None:
                 asked = command_line.needs(config)
                 cluster.require({step.name: asked[step.name] for step in left if step.name in asked})
             with recording:
-                _run_steps(left, output, wanted, Progress(len(left)), recording, interruption)
+                _run_steps(left, output, wanted, Progress(len(left)), recording, interruption, require_owned)
                 recording.finish()
         else:
             print("Nothing to do: every stage was finished by an earlier run of the same configuration and data.")
@@ -116,7 +117,13 @@ def timings(context: StageContext) -> dict[str, dict[str, Any]]:
 
 
 def _run_steps(
-    steps: Sequence[Step], output: str, wanted: dict[str, str], progress: Progress, recording: Recording, interruption: Interruption
+    steps: Sequence[Step],
+    output: str,
+    wanted: dict[str, str],
+    progress: Progress,
+    recording: Recording,
+    interruption: Interruption,
+    require_owned: Callable[[], None],
 ) -> None:
     for step in steps:
         interruption.check()
@@ -130,13 +137,27 @@ def _run_steps(
                 step.run(context)
             except ConfigError as error:  # a key that only the data or the model could show to be wrong
                 raise TandemError(str(error)) from error
+            require_owned()  # before the artifact appears: another run may be writing it by now
         context.clear_scratch()
         progress.say("done")
 
 
 def _is_done(output: str, step: Step, wanted: dict[str, str]) -> bool:
-    manifest = artifacts.read_manifest(artifacts.join(output, step.name))
-    return manifest is not None and manifest.fingerprint == wanted[step.name]
+    """Tell whether a stage's artifact is there and as it was written; one that is damaged is named, and counts as none.
+
+    All of it is read: that takes a small part of the time that it takes to make it.
+    """
+    uri = artifacts.join(output, step.name)
+    if not storage.exists(uri):
+        return False
+    try:
+        if artifacts.require(uri).fingerprint != wanted[step.name]:
+            return False
+        artifacts.verify(uri)
+    except ArtifactError as error:
+        print(f"{step.name} is made anew: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

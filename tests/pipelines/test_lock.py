@@ -6,14 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-import fsspec
 import pytest
 
-from components.errors import OutputBusyError
+from components.errors import OutputBusyError, TandemError
+from pipelines import lock
+from pipelines.lease import leased
 from pipelines.lock import owned
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +45,7 @@ def other_process(program: str, output: Path) -> Iterator[tuple[subprocess.Popen
 def test_a_second_run_is_refused_and_told_who_owns_the_folder(tmp_path: Path) -> None:
     with other_process(HOLD, tmp_path / "out") as (owner, _):
         with (
-            pytest.raises(OutputBusyError, match=f"out is in use by process {owner.pid}; wait for it or choose another"),
+            pytest.raises(OutputBusyError, match=rf"out is in use by process {owner.pid} on .* since .* UTC; wait for it \(--wait\) or"),
             owned(str(tmp_path / "out")),
         ):
             pytest.fail("two runs own one folder")
@@ -59,7 +62,7 @@ def test_a_killed_owner_leaves_the_folder_free(tmp_path: Path) -> None:
         owner.send_signal(signal.SIGKILL)
         owner.wait(10)
         with owned(str(tmp_path)):
-            assert (tmp_path / ".lock").read_text() == str(os.getpid())
+            assert f"process {os.getpid()} on" in (tmp_path / ".lock").read_text()
 
 
 def test_what_an_owner_started_does_not_keep_the_folder(tmp_path: Path) -> None:
@@ -69,7 +72,7 @@ def test_what_an_owner_started_does_not_keep_the_folder(tmp_path: Path) -> None:
             owner.wait(10)
             os.kill(int(child), 0)  # still there
             with owned(str(tmp_path)):
-                assert (tmp_path / ".lock").read_text() == str(os.getpid())
+                assert f"process {os.getpid()} on" in (tmp_path / ".lock").read_text()
         finally:
             os.kill(int(child), signal.SIGKILL)
 
@@ -77,7 +80,7 @@ def test_what_an_owner_started_does_not_keep_the_folder(tmp_path: Path) -> None:
 def test_a_folder_is_made_owned_and_free_again(tmp_path: Path) -> None:
     output = tmp_path / "runs" / "demo"
     with owned(str(output)):
-        assert (output / ".lock").read_text() == str(os.getpid())
+        assert f"process {os.getpid()} on" in (output / ".lock").read_text()
         with pytest.raises(OutputBusyError), owned(str(output)):
             pass
     with owned(str(output)):
@@ -91,12 +94,36 @@ def test_a_failed_run_leaves_the_folder_free(tmp_path: Path) -> None:
         pass
 
 
-def test_a_longer_process_number_of_an_earlier_owner_is_forgotten(tmp_path: Path) -> None:
-    (tmp_path / ".lock").write_text("123456789123")
+def test_a_longer_name_of_an_earlier_owner_is_forgotten(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("process 1 on " + "a" * 100)
     with owned(str(tmp_path)):
-        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+        assert "aaa" not in (tmp_path / ".lock").read_text()
 
 
-def test_an_object_store_is_not_locked() -> None:
-    with owned("memory://bucket/lock-test"), owned("memory://bucket/lock-test"):
-        assert not fsspec.filesystem("memory").exists("/bucket/lock-test/.lock")
+def test_a_run_that_waits_says_for_whom_and_goes_on_when_the_owner_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with other_process(HOLD, tmp_path) as (owner, _):
+        threading.Timer(0.3, owner.kill).start()
+        with owned(str(tmp_path), wait=True):
+            assert f"process {os.getpid()} on" in (tmp_path / ".lock").read_text()
+    said = capsys.readouterr().err
+    assert said.count(f"waiting: {tmp_path} is in use by process {owner.pid} on") == 1
+
+
+def test_an_object_store_is_locked_too(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "leased", partial(leased, lease_s=1.0))
+    with (
+        owned(f"{bucket}/run"),
+        pytest.raises(OutputBusyError, match=f"{bucket}/run is in use by process {os.getpid()} on .* since"),
+        owned(f"{bucket}/run"),
+    ):
+        pytest.fail("two runs own one folder")
+    with owned(f"{bucket}/run"):
+        pass
+
+
+def test_a_bucket_that_is_not_there_is_named(s3: dict[str, str]) -> None:
+    with (
+        pytest.raises(TandemError, match=r"a store that can be written at s3://no-such-bucket/run/.lock: .*does not exist"),
+        owned("s3://no-such-bucket/run"),
+    ):
+        pytest.fail("a run without a place for its output")
