@@ -6,9 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from itertools import chain
 
-import fsspec
-
-from components import artifacts
+from components import artifacts, storage
 from components.llm import tiny_config
 from components.prompts import click
 from pipelines.stage import StageContext
@@ -28,7 +26,7 @@ def run(context: StageContext, config: tiny_config.Config, history_length: int) 
     texts = chain(rows.profiles, rows.items, (click.render(example).text for example in rows.examples(samples)))
     with tempfile.TemporaryDirectory() as folder:
         tiny.make(folder, _counted(texts, context), config)
-        fs, path = fsspec.core.url_to_fs(context.folder)
+        fs, path = storage.filesystem(context.folder)
         fs.put(f"{folder}/", f"{path}/", recursive=True)
 
 

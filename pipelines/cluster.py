@@ -17,6 +17,7 @@ import ray
 from ray.data import DataContext, Dataset
 from ray.data.datasource import FilenameProvider
 
+from components import storage
 from components.errors import ConfigError, ResourceError
 
 LEAST_LOGICAL_CPUS = 4  # a laptop's Ray: tasks that wait for files and actors that hold models share what cores there are
@@ -97,12 +98,16 @@ class _PartNames(FilenameProvider):
 
 def write_parts(dataset: Dataset, uri: str) -> None:
     """Write a data set's blocks as `part-*.parquet` below `uri`."""
-    dataset.write_parquet(uri, filename_provider=_PartNames(file_format="parquet"), ray_remote_args={"num_cpus": CPUS_PER_TASK})
+    store, path = storage.arrow(uri)
+    dataset.write_parquet(
+        path, filesystem=store, filename_provider=_PartNames(file_format="parquet"), ray_remote_args={"num_cpus": CPUS_PER_TASK}
+    )
 
 
 def read_parts(uri: str) -> Dataset:
     """Read the `part-*.parquet` files below `uri`."""
-    return ray.data.read_parquet(uri, num_cpus=CPUS_PER_TASK)
+    store, path = storage.arrow(uri)
+    return ray.data.read_parquet(path, filesystem=store, num_cpus=CPUS_PER_TASK)
 
 
 def where(dataset: Dataset, column: str, operator: Literal["==", "!="], value: str) -> Dataset:

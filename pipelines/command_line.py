@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tyro.extras import overridable_config_cli
 
-from components import artifacts
+from components import artifacts, storage
 from components.datasets.demo import Demo
 from components.errors import ConfigError
 from components.joint.deepspeed_engine import deepspeed_config
@@ -48,6 +48,10 @@ def _require_llm(llm: llm_config.Config) -> None:
     """Raise ConfigError for a model that can't be loaded, before a stage runs that only comes to it later."""
     if llm.path == TINY or Path(llm.path).is_dir() or llm.revision:
         return
+    if storage.is_uri(llm.path):
+        if not storage.exists(llm.path):
+            raise ConfigError(f"llm.path: expected a folder with a model, there is none at {llm.path}")
+        return
     if llm.path.startswith(("/", ".", "~")):
         raise ConfigError(f"llm.path: expected a hub id or a local folder, there is none at {llm.path}")
     raise ConfigError(f"llm.revision: expected the commit (40 hex digits) of {llm.path}, which is no local folder, got none")
@@ -55,7 +59,7 @@ def _require_llm(llm: llm_config.Config) -> None:
 
 def _absolute(uri: str) -> str:
     """Return a local path as an absolute one, other URIs as they are."""
-    return uri if "://" in uri else str(Path(uri).absolute())
+    return uri if storage.is_uri(uri) else str(Path(uri).absolute())
 
 
 def show_plan(config: RunConfig, output: str, steps: Sequence[tuple[str, bool]]) -> None:
@@ -114,7 +118,7 @@ def _refuse_relative_in_job(config: RunConfig) -> None:
     if JOB_MARK not in os.environ:
         return
     for key, value in (("data", config.data), ("output", config.output)):
-        relative = value is not None and "://" not in value and not Path(value).is_absolute()
+        relative = value is not None and not storage.is_uri(value) and not Path(value).is_absolute()
         if relative and not Path(value or "").exists():
             raise ConfigError(
                 f"--{key} {value}: inside a job the working folder is an uploaded copy; "

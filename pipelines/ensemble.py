@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fsspec
-
-from components import artifacts
+from components import artifacts, storage
 from components.features.latest import latest_histories, save_histories
 from components.features.tables import STORE_FILES, read_scores
 from components.routing.curve import threshold_curve
@@ -15,8 +13,8 @@ from pipelines.stage import StageContext
 
 def run(context: StageContext, asked: prompts.Config) -> None:
     """Write the artifact `ensemble/`."""
-    fs, target = fsspec.core.url_to_fs(context.folder)
-    _, output = fsspec.core.url_to_fs(context.output)
+    fs, target = storage.filesystem(context.folder)
+    _, output = storage.filesystem(context.output)
     for part in ("checkpoints/crm", "checkpoints/llm", *(f"tables/{name}" for name in STORE_FILES), "policy/policy.json"):
         fs.copy(artifacts.join(output, part), artifacts.join(target, part.split("/", 1)[1]), recursive=True)
     artifacts.write_json(

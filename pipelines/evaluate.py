@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import fsspec
 import pandas as pd
 
-from components import artifacts
+from components import artifacts, storage
 from components.errors import ArtifactError
 from components.features.tables import dataset, read_frame, read_scores
 from components.report.evaluation import Config, Evaluation, RunFacts, Search, evaluate
@@ -85,19 +84,18 @@ def _write(context: StageContext, evaluation: Evaluation, settings: Any) -> None
     drawn = figures(evaluation.metrics, _training_log(artifacts.join(context.artifact("checkpoints"), "training_log.jsonl")))
     artifacts.write_json(artifacts.join(context.folder, "metrics.json"), evaluation.metrics)
     _write_table(evaluation.routes, artifacts.join(context.folder, "test_routes.parquet"))
-    fs, folder = fsspec.core.url_to_fs(context.folder)
-    fs.makedirs(artifacts.join(folder, "figures"), exist_ok=True)
-    for name, svg in drawn.items():
-        fs.pipe_file(artifacts.join(folder, "figures", f"{name}.svg"), svg)
-    fs.pipe_file(artifacts.join(folder, "index.html"), render(evaluation.metrics, drawn, settings).encode())
+    page = render(evaluation.metrics, drawn, settings).encode()
+    for name, content in {**{f"figures/{name}.svg": svg for name, svg in drawn.items()}, "index.html": page}.items():
+        with storage.open_file(artifacts.join(context.folder, name), "wb") as file:
+            file.write(content)
 
 
 def _write_table(table: pd.DataFrame, uri: str) -> None:
-    with fsspec.open(uri, "wb") as file:
-        table.to_parquet(file, index=False)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    with storage.open_file(uri, "wb") as file:
+        table.to_parquet(file, index=False)
 
 
 def _training_log(uri: str) -> list[dict[str, Any]]:
     """Return the lines of the training log; a run without training has none."""
-    fs, path = fsspec.core.url_to_fs(uri)
+    fs, path = storage.filesystem(uri)
     return [json.loads(line) for line in fs.cat_file(path).splitlines() if line.strip()] if fs.exists(path) else []

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 
-import fsspec
 import pandas as pd
 
-from components import artifacts
+from components import artifacts, storage
 from components.features.tables import read_scores
 from pipelines.stage import StageContext
 from tune import search
@@ -25,7 +25,8 @@ def run(context: StageContext, config: search.Config) -> None:
         if trial.auc is not None and trial.share is not None:
             context.on_metrics({"auc": trial.auc, "llm_share": trial.share}, trial.done)
 
-    found = search.search(valid, config, context.scratch, show)
+    with tempfile.TemporaryDirectory() as folder:  # Tune's own files, which nothing reads later
+        found = search.search(valid, config, folder, show)
     at_shares = search.at_shares(valid, found.candidates, SHARES, config)
     for failure in found.failures:
         context.progress.say(f"a trial failed and is left out: {failure}")
@@ -40,5 +41,5 @@ def run(context: StageContext, config: search.Config) -> None:
 
 
 def _write(table: pd.DataFrame, uri: str) -> None:
-    with fsspec.open(uri, "wb") as file:
-        table.to_parquet(file, index=False)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    with storage.open_file(uri, "wb") as file:
+        table.to_parquet(file, index=False)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import fsspec
 import pandas as pd
-from fsspec.implementations.local import LocalFileSystem
 
-from components import artifacts, tracking
+from components import artifacts, storage, tracking
 from components.features.samples import SAMPLE_COLUMNS
 from components.features.tables import read_frame, read_samples, read_scores
 from components.tracking.names import without_credentials
@@ -31,9 +30,12 @@ TRIAL_METRICS = ("auc", "logloss", "share")
 
 
 def default_store(output: str) -> str:
-    """Return the store of runs beside the output folder, or in `runs/` here when the output is not on a local disk."""
-    fs, path = fsspec.core.url_to_fs(output)
-    folder = Path(path).parent if isinstance(fs, LocalFileSystem) else Path("runs").absolute()
+    """Return the store of runs beside the output folder, or in the home folder when the output is not on a local disk.
+
+    Not in the working folder: that of a submitted job goes away.
+    """
+    fs, path = storage.filesystem(output)
+    folder = Path(path).parent if storage.is_local(fs) else Path.home() / "tandem-runs"
     folder.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{folder}/mlflow.db"
 
@@ -53,14 +55,18 @@ class Recording:
 
     def is_complete(self) -> bool:
         """Tell whether an earlier run of the same fingerprint recorded everything in the same store."""
-        fs, path = fsspec.core.url_to_fs(artifacts.join(self._output, MARK))
-        return fs.exists(path) and artifacts.read_json(artifacts.join(self._output, MARK)) == self._mark
+        try:
+            return artifacts.read_json(artifacts.join(self._output, MARK)) == self._mark
+        except (FileNotFoundError, ValueError):  # never written, or cut short
+            return False
 
     @property
     def _mark(self) -> dict[str, str]:
         return {"fingerprint": self._fingerprint, "store": without_credentials(self.store), "experiment": self._config.tracking.experiment}
 
     def __enter__(self) -> Recording:
+        if self.store == default_store(self._output) and not storage.is_local(storage.filesystem(self._output)[0]):
+            print(f"runs are recorded in {self.store} on this machine; --tracking.uri names another store", file=sys.stderr)
         spool = Path(default_store(self._output).removeprefix("sqlite:///")).with_name(f"mlflow-spool-{self._fingerprint}.jsonl")
         tracker = self._tracker = tracking.open_tracker(self._config.tracking, self.store, spool)
         tags = {"recipe": self._config.recipe, "output": self._output, "fingerprint": self._fingerprint}

@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
-
-from components import artifacts
+from components import artifacts, storage
 from pipelines.progress import Progress
 
 SCRATCH = ".scratch"  # beside the artifacts
@@ -33,7 +31,7 @@ class StageContext:
 
     def clear_scratch(self) -> None:
         """Remove what the stage left to go on from."""
-        fs, path = fsspec.core.url_to_fs(self.scratch)
+        fs, path = storage.filesystem(self.scratch)
         if fs.exists(path):
             fs.rm(path, recursive=True)
         folder = path.rsplit("/", 1)[0]

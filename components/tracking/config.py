@@ -16,7 +16,8 @@ class Tracking:
         """Where runs are recorded and under which names."""
 
         uri: str | None = None
-        """Any MLflow tracking URI; default: MLFLOW_TRACKING_URI of the environment, else a SQLite store beside the output folder."""
+        """Any MLflow tracking URI; default: MLFLOW_TRACKING_URI of the environment, else a SQLite store beside a local output folder, or
+        ~/tandem-runs/mlflow.db."""
         experiment: str = "tandem"
         """The experiment that the runs appear in."""
         registered_model: str = "tandem"
