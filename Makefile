@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STORE ?= sqlite:///$(CURDIR)/runs/mlflow.db
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run serve test unit lint mlflow lock clean
+.PHONY: run serve test unit lint mlflow lock clean clean-runs
 
 run: $(VENV)/.installed
 	$(BIN)/python pipelines/full.py demo
@@ -33,23 +33,35 @@ lint: $(VENV)/.installed
 mlflow: $(VENV)/.installed
 	$(BIN)/mlflow ui --backend-store-uri $(STORE) --host 127.0.0.1 --port 5000
 
-# The project itself goes in without its dependencies: those come from the lock file alone.
-$(VENV)/.installed: requirements.lock pyproject.toml
+# The project itself goes in without its dependencies: those come from the lock files alone.
+$(VENV)/.installed: requirements.lock requirements-dev.lock requirements-torch.lock deploy/install.sh pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing the locked packages into $(VENV): a few minutes"
-	$(BIN)/pip install --quiet --requirement requirements.lock
-	$(BIN)/pip install --quiet --no-deps --editable .
+	sh deploy/install.sh $(BIN)/python requirements.lock requirements-dev.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Resolves anew what pyproject.toml asks for; the build of torch differs by platform, so its local mark (+cpu) is not kept.
+# Locks what pyproject.toml asks for, with the hashes of all files of each release, so that every platform finds its own.
+# Versions that are locked already stay where they can: to resolve all anew, remove requirements.lock and requirements-dev.lock.
+# torch is locked by hand; what its builds for GPUs bring along is named, exactly, by torch itself.
+LOCKER := $(VENV)-lock/bin/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml
+WITHOUT_TORCH := sed '/^\(torch\|triton\|cuda-.*\|nvidia-.*\)==/,/[^\]$$/d'
 lock:
-	rm -rf $(VENV)-lock
 	$(PYTHON) -m venv $(VENV)-lock
-	$(VENV)-lock/bin/pip install --quiet torch==2.13.0
-	$(VENV)-lock/bin/pip install --quiet --editable .[dev]
-	$(VENV)-lock/bin/pip freeze --exclude-editable --exclude tandem-rec | sed 's/+cpu$$//' > requirements.lock
+	$(VENV)-lock/bin/pip install --quiet uv==0.13.9
+	cp requirements.lock requirements-dev.lock $(VENV)-lock || true
+	$(LOCKER) --extra aws --constraint requirements-torch.lock --output-file $(VENV)-lock/requirements.lock > /dev/null
+	$(WITHOUT_TORCH) $(VENV)-lock/requirements.lock > requirements.lock
+	sed -n 's/ \\$$//; /==/p' requirements.lock requirements-torch.lock > $(VENV)-lock/known.txt
+	$(LOCKER) --extra aws --extra dev --constraint $(VENV)-lock/known.txt --output-file $(VENV)-lock/requirements-dev.lock \
+	    $$(sed 's/==.*//; s/^/--no-emit-package /' $(VENV)-lock/known.txt) > /dev/null
+	$(WITHOUT_TORCH) $(VENV)-lock/requirements-dev.lock > requirements-dev.lock
 	rm -rf $(VENV)-lock
 
+# What can be made again; finished runs are not among it.
 clean:
-	rm -rf $(VENV) $(VENV)-lock runs .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(VENV)-lock .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -not -path "./.git/*" -prune -exec rm -rf {} +
+
+clean-runs:
+	rm -rf runs

@@ -1,0 +1,45 @@
+"""The errors that Tandem raises for the person who runs it: one picklable hierarchy, one exit code each."""
+
+from __future__ import annotations
+
+
+class TandemError(Exception):
+    """Anything a user can mend; the message says what was expected, what was received and where."""
+
+    exit_code = 1
+
+
+class ConfigError(TandemError, ValueError):
+    """A key or a value of the configuration is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class DataError(TandemError):
+    """Raw data is missing, empty, or bad beyond what the run accepts."""
+
+
+class FieldError(DataError):
+    """A field of a request is wrong; the message never repeats what was sent."""
+
+    def __init__(self, field: str, message: str, stranger: str | None = None) -> None:
+        """`stranger` is the name of a field below `field` that nobody expected; it stays out of the error's text."""
+        super().__init__(field, message)
+        self.field, self.message, self.stranger = field, message, stranger
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
+class ArtifactError(TandemError):
+    """An artifact is missing, incomplete or damaged."""
+
+
+class ResourceError(TandemError):
+    """The cluster can never place what the configuration asks for."""
+
+
+class OutputBusyError(TandemError):
+    """Another run owns the output folder."""
+
+    exit_code = 75

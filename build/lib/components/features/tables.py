@@ -1,0 +1,81 @@
+"""The prepared data set on disk: users, items and vocabularies beside the samples of each split."""
+
+from __future__ import annotations
+
+import fsspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from components import artifacts
+from components.errors import ArtifactError
+from components.features.store import FeatureStore
+from components.features.vocabulary import Vocabulary
+from components.types import Schema
+
+STORE_FILES = ("users.parquet", "items.parquet", "vocabulary.parquet", "features.json")
+
+
+def save_store(store: FeatureStore, uri: str) -> None:
+    """Write users, items and vocabularies below `uri`, readable by any Parquet tool."""
+    for name, frame in (("users", store.users), ("items", store.items), ("vocabulary", _vocabulary_frame(store))):
+        with fsspec.open(artifacts.join(uri, f"{name}.parquet"), "wb") as file:
+            frame.to_parquet(file, index=False)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    facts = {"schema": store.schema, "numeric": dict(store.numeric), "history_length": store.history_length, "tag_width": store.tag_width}
+    artifacts.write_json(artifacts.join(uri, "features.json"), facts)
+
+
+def load_store(uri: str) -> FeatureStore:
+    """Read back what `save_store` wrote."""
+    users, items, words = (read_frame(artifacts.join(uri, f"{name}.parquet")) for name in ("users", "items", "vocabulary"))
+    facts = artifacts.read_json(artifacts.join(uri, "features.json"))
+    numeric = {name: (mean, deviation) for name, (mean, deviation) in facts["numeric"].items()}
+    vocabularies: dict[str, Vocabulary] = {}
+    for name, rows in words.groupby("field", sort=False):
+        vocabularies[str(name)] = Vocabulary(str(name), int(rows["first"].iloc[0]), pd.Index(rows["value"].dropna().astype(str)))
+    return FeatureStore(
+        artifacts.from_plain(Schema, facts["schema"]), users, items, vocabularies, numeric, facts["history_length"], facts["tag_width"]
+    )
+
+
+def read_frame(uri: str) -> pd.DataFrame:
+    """Read one Parquet file."""
+    with fsspec.open(uri, "rb") as file:
+        return pd.read_parquet(file)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def read_samples(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """Read a folder of Parquet files whole, in the order of their names."""
+    return dataset(uri).to_table(columns=columns)
+
+
+def read_scores(uri: str, split: str) -> pd.DataFrame:
+    """Read one split of a score table."""
+    return dataset(uri).to_table(filter=pc.field("split") == split).to_pandas()
+
+
+def dataset(uri: str) -> pads.FileSystemDataset:
+    """Open a folder of Parquet files; raises ArtifactError where there is none."""
+    fs, path = fsspec.core.url_to_fs(uri)
+    files = sorted(name for name in fs.find(path) if name.endswith(".parquet"))
+    if not files:
+        raise ArtifactError(f"expected Parquet files below {uri}, got none")
+    return pads.FileSystemDataset.from_paths(
+        files, schema=pq.read_schema(files[0], filesystem=fs), format=pads.ParquetFileFormat(), filesystem=_arrow(fs)
+    )
+
+
+def _arrow(fs: fsspec.AbstractFileSystem) -> pyarrow.fs.FileSystem:
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs))
+
+
+def _vocabulary_frame(store: FeatureStore) -> pd.DataFrame:
+    # A field without values keeps one null row, so that its unknown row is known again.
+    frames = [
+        pd.DataFrame({"field": name, "first": words.first, "value": list(words.values) or [None]})
+        for name, words in store.vocabularies.items()
+    ]
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,60 @@
+"""The alignment loss of CoReLLa: hidden states of both models, projected into one space, drawn together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from components.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which layers are aligned, and how."""
+
+    pairs: tuple[tuple[int, int], ...] = ()
+    """Pairs of (LLM block, CRM layer), from 0; empty: every CRM layer with blocks spread evenly, the last one included."""
+    width: int = 64
+    """Width of the common space."""
+    exponent: float = 2.0
+    """Power of the distance between the two projections (CoReLLa's alpha; its value is not published)."""
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.exponent <= 0:
+            raise ConfigError(f"alignment: expected width >= 1 and exponent > 0, got {self.width} and {self.exponent}")
+
+
+class Alignment(nn.Module):
+    """Mean over samples of sum_j || g_llm(h_llm[S_j]) - g_crm(h_crm[T_j]) ||_2 ^ exponent (arXiv 2403.16378).
+
+    The paper sums over samples; the mean keeps the weight independent of the batch. g are linear maps (ours: not published).
+    """
+
+    def __init__(self, config: Config, llm_width: int, llm_blocks: int, crm_widths: Sequence[int]) -> None:
+        super().__init__()
+        self.pairs = config.pairs or spread_pairs(llm_blocks, len(crm_widths))
+        for block, layer in self.pairs:
+            if not (0 <= block < llm_blocks and 0 <= layer < len(crm_widths)):
+                allowed = f"LLM blocks 0 to {llm_blocks - 1} and CRM layers 0 to {len(crm_widths) - 1}"
+                raise ConfigError(f"alignment.pairs: expected {allowed}, got {(block, layer)}")
+        self.exponent = config.exponent
+        self.from_llm = nn.ModuleList(nn.Linear(llm_width, config.width) for _ in self.pairs)
+        self.from_crm = nn.ModuleList(nn.Linear(crm_widths[layer], config.width) for _, layer in self.pairs)
+
+    def forward(self, llm_hidden: Sequence[Tensor], crm_hidden: Sequence[Tensor]) -> Tensor:
+        """Return the loss of hidden states at the answer position (each [B, H]) and of CRM layers (each [B, width])."""
+        total_B = torch.zeros(len(llm_hidden[0]), device=llm_hidden[0].device)
+        for (block, layer), from_llm, from_crm in zip(self.pairs, self.from_llm, self.from_crm, strict=True):
+            gap_BW = (from_llm(llm_hidden[block]) - from_crm(crm_hidden[layer])).float()
+            # sqrt has no gradient at 0; for the usual exponent 2 the root is never taken.
+            total_B = total_B + gap_BW.square().sum(1).clamp_min(1e-12).pow(self.exponent / 2)
+        return total_B.mean()
+
+
+def spread_pairs(llm_blocks: int, crm_layers: int) -> tuple[tuple[int, int], ...]:
+    """Pair every CRM layer, in order, with LLM blocks at even distances that end at the last block."""
+    return tuple((math.ceil((layer + 1) * llm_blocks / crm_layers) - 1, layer) for layer in range(crm_layers))

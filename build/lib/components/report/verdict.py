@@ -1,0 +1,61 @@
+"""The run's result in plain words, for the top of the report and the end of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def verdict(metrics: Mapping[str, Any]) -> str:
+    """Say in a few sentences whether asking the LLM paid on test, and by how much."""
+    test = metrics["test"]
+    return " ".join(filter(None, (_policy(test), _budget(metrics), _otherwise(metrics), _llm_alone(test))))
+
+
+def change(interval: Mapping[str, Any]) -> str:
+    """Write a difference with its interval."""
+    if interval["difference"] is None or interval["low"] is None:
+        return "not defined on these rows"
+    return f"{interval['difference']:+.4f} (95 % interval {interval['low']:+.4f} to {interval['high']:+.4f})"
+
+
+def _policy(test: Mapping[str, Any]) -> str:
+    routed, interval = test["routed"], test["routed"]["auc_minus_crm"]
+    if routed["llm_share"] == 0:
+        return f"The policy asks the LLM about no test row: every answer is the CRM's, with an AUC of {_auc(test['crm'])}."
+    asked = f"The policy asks the LLM about {routed['llm_share']:.1%} of the test rows and changes the CRM's AUC by {change(interval)}"
+    if interval["low"] is None:
+        return f"The policy asks the LLM about {routed['llm_share']:.1%} of the test rows; AUC is not defined on them."
+    if interval["low"] > 0:
+        return f"Asking the LLM pays here. {asked}, from {_auc(test['crm'])} to {_auc(routed)}."
+    if interval["high"] < 0:
+        return f"Asking the LLM costs quality here. {asked}, from {_auc(test['crm'])} to {_auc(routed)}."
+    return f"Asking the LLM makes no difference that these test rows can show. {asked}: the interval holds 0."
+
+
+def _budget(metrics: Mapping[str, Any]) -> str:
+    taken, allowed = metrics["test"]["routed"]["llm_share"], metrics["policy"]["max_llm_share"]
+    if taken <= allowed:
+        return ""
+    return f"That is more than the {allowed:.0%} allowed on validation, where the threshold was set: these rows are of another time."
+
+
+def _otherwise(metrics: Mapping[str, Any]) -> str:
+    random, routed = metrics["test"]["random"], metrics["test"]["routed"]
+    if routed["llm_share"] > 0:
+        placebo = metrics["controls"]["placebo"]
+        return f"The same number of rows chosen by chance gives {_auc(random)}, an LLM that knows nothing {_auc(placebo)}."
+    share = f"{random['llm_share']:.0%}"
+    asked = metrics["shares"].get("0.2")
+    if asked is None:
+        return f"Asking about {share} of them by chance would give {_auc(random)}."
+    difference = change(asked["routed"]["auc_minus_crm"])
+    return f"Validation's best policy for a share of 20% would change it by {difference}; {share} chosen by chance give {_auc(random)}."
+
+
+def _llm_alone(test: Mapping[str, Any]) -> str:
+    return f"The LLM alone reaches {_auc(test['llm'])}, the plain average of both models on every row {_auc(test['average'])}."
+
+
+def _auc(entry: Mapping[str, Any]) -> str:
+    return "an undefined AUC" if entry["auc"] is None else f"{entry['auc']:.4f}"

@@ -1,0 +1,66 @@
+"""What a routed policy is held against: chance, a placebo and hindsight at the same LLM budget, and a plain average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from components.routing.fit import Spec, fit_policy, gains
+from components.routing.policy import Policy, Routes, request_of, threshold_for
+from components.routing.router import Rows, column
+
+DRAWS = 20
+
+
+def random_routing(rows: Rows, policy: Policy, share: float, draws: int = DRAWS, seed: int = 0) -> Iterator[Routes]:
+    """Yield routes that ask the LLM about random rows (or requests), as many as `share` allows, merged as the policy does.
+
+    Metrics are to be averaged over the draws, not the probabilities: their mean would be a better model than any draw.
+    """
+    unit = request_of(rows) if policy.unit == "request" else np.arange(len(column(rows, "p_crm")))
+    random = np.random.default_rng(seed)
+    for _ in range(draws):
+        estimate = random.permutation(unit.max(initial=-1) + 1).astype(np.float64)[unit]
+        yield policy.answer(rows, estimate > threshold_for(estimate, share))
+
+
+def average(valid: Rows, rows: Rows) -> Routes:
+    """Ask the LLM everywhere and answer with the plain mean of both logits, each after Platt calibration on `valid`."""
+    return fit_policy(valid, Spec("entropy", 1.0, "mix", 0.5, "platt", "platt")).decide(rows)
+
+
+def placebo(valid: Rows, rows: Rows, policy: Policy) -> Routes:
+    """Let a policy of the same kind and share, fitted on `valid`, ask an "LLM" that answers the mean click rate to everything.
+
+    What this gains over the CRM comes from correcting the CRM where it is too sure, and not from anything an LLM knows.
+    """
+    rate = float(column(valid, "label").mean())
+    spec = Spec(
+        router=policy.router.name,
+        share=policy.expected_share,
+        merge=policy.merge,
+        weight=policy.weight,
+        crm_calibration=policy.crm_calibration.name,
+        llm_calibration="none",
+        unit=policy.unit,
+    )
+    return fit_policy(_answering(valid, rate), spec).decide(_answering(rows, rate))
+
+
+def oracle(rows: Rows, policy: Policy, share: float) -> Routes:
+    """Replace the CRM's answer where, with the label known, the LLM's lowers the loss most: at most `share`, and only where it does.
+
+    Both are calibrated as in the policy.
+    """
+    hindsight = replace(policy, merge="replace")
+    gain = gains(rows, policy.crm_calibration, policy.llm_calibration, "replace", 1.0)
+    worth = np.where(gain > 0, gain, -math.inf)
+    return hindsight.answer(rows, worth > threshold_for(worth, share))
+
+
+def _answering(rows: Rows, p_llm: float) -> Rows:
+    columns = {name: column(rows, str(name)) for name in rows}
+    return columns | {"p_llm": np.full(len(columns["p_crm"]), p_llm)}

@@ -1,0 +1,148 @@
+"""Sends events to the store while it answers, and keeps them in the spool, in order, while it does not."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from components.tracking import names
+from components.tracking.spool import Event, Spool
+
+if TYPE_CHECKING:
+    from components.tracking.store import Store
+
+BACKLOG_S = 5.0  # the longest that one event waits for kept ones before it
+LAST_BACKLOG_S = 60.0  # the same at the end of a run
+COST_FACTOR = 10  # an attempt that took long is repeated late: tracking costs a tenth of the run's time at most
+T = TypeVar("T")
+
+
+class AwayError(Exception):
+    """The store does not answer now."""
+
+
+class Sender:
+    """The way to one store. What fails there is logged once as a warning and sent again later.
+
+    What the store will not take (a figure of a deleted run, a file without rights or storage) holds up nothing: it goes to
+    `<spool>.refused`, to be replayed when the cause is mended.
+    """
+
+    def __init__(self, connect: Callable[[], Store], spool: Spool, retry_s: float) -> None:
+        self._connect, self._spool, self._retry_s = connect, spool, retry_s
+        self._refused, self._refused_runs = Spool(spool.path.with_name(spool.path.name + ".refused")), set[str | None]()
+        self._store: Store | None = None
+        self._next_try_s, self._warned = 0.0, set[str]()
+        self._lock = threading.RLock()
+
+    def record(self, event: Event) -> str | None:
+        """Apply one event, or keep it; return what the store answers to it."""
+        with self._lock:
+            try:
+                store, refused = self._ready(BACKLOG_S), list[Event]()
+                answer = self._call(lambda: self._apply(store, event, refused))
+                self._keep(self._refused, refused)
+                return answer
+            except AwayError:
+                self._keep(self._spool, [event])
+                return None
+
+    def ask(self, question: Callable[[Store], T]) -> T | None:
+        """Return the store's answer, None while it is away."""
+        with self._lock:
+            try:
+                store = self._ready(BACKLOG_S)
+                return self._call(lambda: self._answer(store, question))
+            except AwayError:
+                return None
+
+    @property
+    def is_behind(self) -> bool:
+        return self._spool.waiting
+
+    def flush(self) -> None:
+        """Try once more to send what is kept, however recent the last attempt was."""
+        if self._spool.waiting:
+            self.catch_up()
+
+    def catch_up(self, other: Spool | None = None) -> int:
+        """Open the store, send what is kept, and what another sender kept in `other`; return how many of the latter went."""
+        with self._lock:
+            self._next_try_s = 0.0
+            self._refused_runs.clear()
+            try:
+                store = self._ready(LAST_BACKLOG_S)
+                return self._drain(store, other, float("inf")) if other else 0
+            except AwayError:
+                return 0
+
+    def known_id(self, reference: str) -> str:
+        """Return MLflow's id of a run, or our key of it while the store has not answered."""
+        return self._store.run_ids.get(reference, reference) if self._store else reference
+
+    def _ready(self, budget_s: float) -> Store:
+        """Return the store when it answers and nothing is kept that comes before."""
+        if time.monotonic() < self._next_try_s:
+            raise AwayError
+        self._store = store = self._store or self._call(self._connect)
+        if self._spool.waiting:
+            sent = self._drain(store, self._spool, budget_s)
+            if self._spool.waiting:
+                raise AwayError  # the backlog goes on with the next event
+            logging.getLogger(__name__).warning("tracking is back: %d kept events were sent", sent)
+        self._warned.discard("away")
+        return store
+
+    def _drain(self, store: Store, spool: Spool, budget_s: float) -> int:
+        refused: list[Event] = []
+        try:
+            return self._call(lambda: spool.drain(lambda event: self._apply(store, event, refused), budget_s))
+        finally:
+            self._keep(self._refused, refused)  # not meanwhile: it may be the spool that is sent
+
+    def _apply(self, store: Store, event: Event, refused: list[Event]) -> str | None:
+        try:
+            if self._refused_runs.isdisjoint((event.run, event.body.get("parent"))):
+                return store.apply(event)
+        except Exception as error:
+            if not store.refuses(event.kind, error):
+                raise
+            self._warn(f"refused {event.kind}", f"tracking refused a {event.kind} event; such are kept in {self._refused.path}", error)
+        refused.append(event)
+        if event.kind == "start":
+            self._refused_runs.add(event.run)
+        return None
+
+    def _answer(self, store: Store, question: Callable[[Store], T]) -> T | None:
+        try:
+            return question(store)
+        except Exception as error:
+            if not store.refuses("question", error):
+                raise
+            self._warn("refused question", "tracking refused a question", error)
+            return None
+
+    def _call(self, action: Callable[[], T]) -> T:
+        started_s = time.monotonic()
+        try:
+            return action()
+        except Exception as error:  # MLflow, its transports and drivers raise anything; none of it may end a run
+            spent_s = time.monotonic() - started_s
+            self._next_try_s = time.monotonic() + max(self._retry_s, COST_FACTOR * spent_s)
+            self._warn("away", f"tracking is away; events are kept in {self._spool.path}", error)
+            raise AwayError from error
+
+    def _keep(self, spool: Spool, events: Sequence[Event]) -> None:
+        try:
+            spool.append(events)
+        except OSError as error:
+            self._warn("lost", f"tracking events are lost, {spool.path} cannot be written", error)
+
+    def _warn(self, once: str, text: str, error: Exception) -> None:
+        if once not in self._warned:
+            self._warned.add(once)
+            reason = names.clean(names.without_credentials(f"{type(error).__name__}: {error}"), 400)
+            logging.getLogger(__name__).warning("%s (%s)", text, reason)

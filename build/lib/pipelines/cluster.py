@@ -1,0 +1,167 @@
+"""The Ray cluster that a run uses: its own on this machine, or the one it is told of; and how Ray Data behaves on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from ray.data import DataContext, Dataset
+from ray.data.datasource import FilenameProvider
+
+from components.errors import ConfigError, ResourceError
+
+LEAST_LOGICAL_CPUS = 4  # a laptop's Ray: tasks that wait for files and actors that hold models share what cores there are
+CPUS_PER_TASK = 0.25  # of Ray Data's reading, changing and writing tasks beside a pool of actors
+CONNECT_TIMEOUT_S = 10.0
+ACTORS_TIMEOUT_S = 900  # for the place of a pool's actors on a cluster that others use too
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where the run's tasks and workers live."""
+
+    address: str | None = None
+    """Address of a running cluster; default: the job's cluster (RAY_ADDRESS), else one of this run's own on this machine."""
+    autoscales: bool = False
+    """The cluster adds nodes when they are asked for: a run waits for them, where it would be refused."""
+    object_store_gib: float = 1.0
+    """Shared memory for data in flight on a cluster of the run's own; more spills to disk."""
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.object_store_gib <= 1024:
+            raise ConfigError(f"cluster.object_store_gib: expected 0.1 to 1024, got {self.object_store_gib}")
+
+
+def connect(config: Config) -> None:
+    """Join the cluster, or start one on this machine when no address is known."""
+    # Ray's workers are nice by default (15): any other program would starve a training run.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    on_terminate = signal.getsignal(signal.SIGTERM)  # Ray puts its own in place
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _require_listening(address)
+        if (Path.home() / ".ray" / "auth_token").exists():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # a client that says nothing can't join a cluster with tokens
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=max(LEAST_LOGICAL_CPUS, os.cpu_count() or 1),
+            object_store_memory=int(config.object_store_gib * 2**30),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    signal.signal(signal.SIGTERM, on_terminate)
+    steady_data()
+
+
+def _require_listening(address: str) -> None:
+    """Raise ResourceError where no cluster listens: Ray would ask again and again, for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():  # "auto" and ray://, which say themselves what is wrong
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ResourceError(f"expected a Ray cluster at {address}, nothing answers there: {error}") from error
+
+
+def steady_data() -> None:
+    """Make Ray Data quiet, repeatable and safe on two CPUs."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context.execution_options.preserve_order = True
+    # The new Parquet reader's listing task holds a whole CPU and can wait for ever on a small machine.
+    context.use_datasource_v2 = False
+    context.wait_for_min_actors_s = ACTORS_TIMEOUT_S
+
+
+class _PartNames(FilenameProvider):
+    """Names in the order of the data set, so that a rerun reads the same rows in the same order."""
+
+    def get_filename_for_task(self, write_uuid: str, task_index: int) -> str:
+        return f"part-{task_index:06}-{write_uuid}.parquet"
+
+
+def write_parts(dataset: Dataset, uri: str) -> None:
+    """Write a data set's blocks as `part-*.parquet` below `uri`."""
+    dataset.write_parquet(uri, filename_provider=_PartNames(file_format="parquet"), ray_remote_args={"num_cpus": CPUS_PER_TASK})
+
+
+def read_parts(uri: str) -> Dataset:
+    """Read the `part-*.parquet` files below `uri`."""
+    return ray.data.read_parquet(uri, num_cpus=CPUS_PER_TASK)
+
+
+def where(dataset: Dataset, column: str, operator: Literal["==", "!="], value: str) -> Dataset:
+    """Keep the rows whose column equals, or does not equal, the value."""
+    matches = pc.field(column) == value if operator == "==" else pc.field(column) != value
+    return map_tables(dataset, lambda table: table.filter(matches))
+
+
+def map_tables(dataset: Dataset, change: Callable[[pa.Table], pa.Table]) -> Dataset:
+    """Change each block as an Arrow table."""
+    return dataset.map_batches(
+        change,  # pyright: ignore[reportArgumentType]
+        batch_format="pyarrow",
+        batch_size=None,
+        num_cpus=CPUS_PER_TASK,
+    )
+
+
+def tables_of(dataset: Dataset) -> Iterator[pa.Table]:
+    """Yield the blocks one after the other: the driver holds one at a time."""
+    yield from dataset.iter_batches(batch_format="pyarrow", batch_size=None)  # pyright: ignore[reportReturnType]
+
+
+@dataclass(frozen=True)
+class Need:
+    """Workers that a stage must have placed at the same time."""
+
+    what: str
+    count: int
+    each: dict[str, float]  # resources of one worker, all on one node
+
+
+DATA_TASKS = Need("Ray Data's own tasks", 2, {"CPU": CPUS_PER_TASK})  # what reads for a pool of actors, and waits if they hold every CPU
+
+
+def require(stages: Mapping[str, Sequence[Need]]) -> None:
+    """Raise ResourceError when the cluster can never place what a stage asks for: waiting would be for ever."""
+    missing = [f"{stage}: {line}" for stage, needs in stages.items() for line in lacking(needs)]
+    if missing:
+        raise ResourceError(f"the cluster has {described()}, which is not enough for {'; '.join(missing)}")
+
+
+def lacking(needs: Sequence[Need]) -> list[str]:
+    """Place the needs of one stage beside each other on the cluster's nodes; say for each that does not fit how many workers do."""
+    free = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    found: list[str] = []
+    for need in needs:
+        wanted = {name: amount for name, amount in need.each.items() if amount}
+        left = need.count
+        for node in free:
+            placed = min(left, *(int(node.get(name, 0.0) / amount + 1e-9) for name, amount in wanted.items()))
+            node.update({name: node.get(name, 0.0) - placed * amount for name, amount in wanted.items()})
+            left -= placed
+        if left:
+            found.append(f"{need.what} need {need.count} x {need.each}, {need.count - left} can be placed")
+    return found
+
+
+def described() -> str:
+    """Return the cluster's CPUs, GPUs and nodes in words."""
+    resources = ray.cluster_resources()
+    return f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs on {sum(node['Alive'] for node in ray.nodes())} node(s)"

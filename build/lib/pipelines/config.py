@@ -1,0 +1,63 @@
+"""The configuration of a run: every part's own Config, composed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from tyro.conf import Suppress, subcommand
+
+from components.crm import CrmConfig
+from components.datasets.amazon import Amazon
+from components.datasets.collm import CollmMl1m
+from components.datasets.demo import Demo
+from components.datasets.movielens import MovieLens1m, MovieLens100k
+from components.datasets.tabular import Tabular
+from components.errors import ConfigError
+from components.llm import config as llm_config
+from components.llm import tiny_config
+from components.tracking import Tracking
+from pipelines import cluster, evaluate, prepare, prompts, score, train
+from tune import search
+
+Dataset = (
+    Annotated[Demo.Config, subcommand("demo")]
+    | Annotated[MovieLens100k.Config, subcommand("movielens-100k")]
+    | Annotated[MovieLens1m.Config, subcommand("movielens-1m")]
+    | Annotated[CollmMl1m.Config, subcommand("collm")]
+    | Annotated[Amazon.Config, subcommand("amazon")]
+    | Annotated[Tabular.Config, subcommand("tabular")]
+)
+READERS: dict[type, type] = {reader.Config: reader for reader in (Demo, MovieLens100k, MovieLens1m, CollmMl1m, Amazon, Tabular)}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run of the pipeline. A recipe is a function that returns one; the command line changes single keys of it."""
+
+    recipe: Suppress[str]
+    dataset: Dataset
+    """The raw format, and its own settings."""
+    data: str | None = None
+    """Folder or URI of the raw files; the demo needs none."""
+    output: str | None = None
+    """Folder or URI that the run writes; default: runs/RECIPE."""
+    seed: int = 1
+    """Seed of every random choice."""
+    dry_run: bool = False
+    """Print the plan (stages, what would be reused, DeepSpeed's JSON, resources) and stop."""
+    prepare: prepare.Config = field(default_factory=prepare.Config)
+    prompts: prompts.Config = field(default_factory=prompts.Config)
+    crm: CrmConfig = field(default_factory=CrmConfig)
+    llm: llm_config.Config = field(default_factory=llm_config.Config)
+    tiny: tiny_config.Config = field(default_factory=tiny_config.Config)
+    train: train.Config = field(default_factory=train.Config)
+    score: score.Config = field(default_factory=score.Config)
+    tune: search.Config = field(default_factory=search.Config)
+    evaluate: evaluate.Config = field(default_factory=evaluate.Config)
+    tracking: Tracking.Config = field(default_factory=Tracking.Config)
+    cluster: cluster.Config = field(default_factory=cluster.Config)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed: expected a number >= 0, got {self.seed}")

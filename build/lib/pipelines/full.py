@@ -1,0 +1,165 @@
+"""The whole pipeline: raw interactions -> tuned, evaluated, browsable CRM+LLM ensemble. The only chain of stages.
+
+python pipelines/full.py RECIPE [--data URI] [--output URI] [any key of the configuration]
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from components import artifacts
+from components.errors import ConfigError, TandemError
+from components.llm.config import TINY
+from components.types import Tables
+from pipelines import VERSION, cluster, command_line, evaluate, policy, prepare, prompts, score, train
+from pipelines import backbone as tiny_backbone
+from pipelines import ensemble as gathering
+from pipelines.config import READERS, RunConfig
+from pipelines.interruption import Interruption
+from pipelines.lock import owned
+from pipelines.progress import Progress, quiet
+from pipelines.raw import digest, folder_digest
+from pipelines.recording import Recording
+from pipelines.stage import StageContext
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage in the chain: its artifact's name, what that depends on, and the call that writes it."""
+
+    name: str
+    depends: tuple[Any, ...]
+    inputs: tuple[str, ...]
+    run: Callable[[StageContext], None]
+
+
+def chain(config: RunConfig, output: str, tables: Tables) -> list[Step]:
+    """Return the stages of a run in order."""
+    tiny = config.llm.path == TINY
+    llm = replace(config.llm, path=artifacts.join(output, "backbone")) if tiny else config.llm
+    start = ("tables", "backbone") if tiny else ("tables",)
+    asked, shown = config.prompts, config.prompts.history_length
+    weights = folder_digest(config.llm.path)
+    job = train.Job(
+        config.train, config.crm, llm, artifacts.join(output, "tables"), artifacts.join(output, "prompts"), asked.max_tokens, config.seed
+    )
+    steps = [
+        Step("tables", (config.dataset, config.prepare, digest(tables)), (), lambda at: prepare.run(at, tables, config.prepare)),
+        Step("backbone", (config.tiny, shown), ("tables",), lambda at: tiny_backbone.run(at, config.tiny, shown)),
+        Step(
+            "prompts",
+            (asked, config.llm.path, config.llm.revision, weights, config.seed),
+            start,
+            lambda at: prompts.run(at, asked, llm, config.seed),
+        ),
+        Step("checkpoints", (config.train, config.crm, config.llm, weights, config.seed), ("prompts",), lambda at: train.run(at, job)),
+        Step("scores", (config.score,), ("checkpoints",), lambda at: score.run(at, config.score)),
+        Step("policy", (config.tune,), ("scores",), lambda at: policy.run(at, config.tune)),
+        Step("ensemble", (), ("checkpoints", "policy"), lambda at: gathering.run(at, asked)),
+        Step(
+            "report",
+            (config.evaluate, config.recipe),
+            ("policy",),
+            lambda at: evaluate.run(at, config.evaluate, config.recipe, timings(at), config),
+        ),
+    ]
+    return steps if tiny else [step for step in steps if step.name != "backbone"]
+
+
+def fingerprints(steps: Sequence[Step]) -> dict[str, str]:
+    """Return what each stage's artifact must carry to be used again: a hash of all that it depends on, inputs included."""
+    found: dict[str, str] = {}
+    for step in steps:
+        found[step.name] = artifacts.fingerprint(VERSION, step.name, *step.depends, *(found[name] for name in step.inputs))
+    return found
+
+
+def run(config: RunConfig, interruption: Interruption) -> None:
+    """Run every stage whose artifact is not there yet, and show what came out."""
+    output = config.output or ""
+    tables = READERS[type(config.dataset)](config.dataset).read(config.data or "")
+    steps = chain(config, output, tables)
+    wanted = fingerprints(steps)
+    left = [step for step in steps if not _is_done(output, step, wanted)]
+    if config.dry_run:
+        cluster.connect(config.cluster)
+        command_line.show_plan(config, output, [(step.name, step not in left) for step in steps])
+        return
+    with owned(output):
+        recording = Recording(config, output, wanted["report"])
+        if left or not recording.is_complete():
+            cluster.connect(config.cluster)
+            if not config.cluster.autoscales:
+                asked = command_line.needs(config)
+                cluster.require({step.name: asked[step.name] for step in left if step.name in asked})
+            with recording:
+                _run_steps(left, output, wanted, Progress(len(left)), recording, interruption)
+                recording.finish()
+        else:
+            print("Nothing to do: every stage was finished by an earlier run of the same configuration and data.")
+    command_line.show_result(config, output)
+
+
+def timings(context: StageContext) -> dict[str, dict[str, Any]]:
+    """Return the seconds and the rate of every stage that left an artifact before this one."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in ("tables", "backbone", "prompts", "checkpoints", "scores", "policy", "ensemble"):
+        manifest = artifacts.read_manifest(context.artifact(name))
+        if manifest is not None:
+            count, unit = manifest.facts.get("work", (1, "artifacts"))
+            found[name] = {"seconds": manifest.seconds, "rate": count / max(manifest.seconds, 1e-9), "unit": f"{unit}/s"}
+    return found
+
+
+def _run_steps(
+    steps: Sequence[Step], output: str, wanted: dict[str, str], progress: Progress, recording: Recording, interruption: Interruption
+) -> None:
+    for step in steps:
+        interruption.check()
+        progress.start(step.name)
+        with (
+            recording.stage(step.name, step.depends) as on_metrics,
+            artifacts.create(artifacts.join(output, step.name), wanted[step.name], step.depends) as (folder, facts),
+        ):
+            context = StageContext(output, folder, wanted[step.name], progress, on_metrics, facts)
+            try:
+                step.run(context)
+            except ConfigError as error:  # a key that only the data or the model could show to be wrong
+                raise TandemError(str(error)) from error
+        context.clear_scratch()
+        progress.say("done")
+
+
+def _is_done(output: str, step: Step, wanted: dict[str, str]) -> bool:
+    manifest = artifacts.read_manifest(artifacts.join(output, step.name))
+    return manifest is not None and manifest.fingerprint == wanted[step.name]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    0 done, 1 failed, 2 bad command line or configuration, 75 output in use, 130 interrupted.
+    """
+    interruption = Interruption()
+    quiet()
+    try:
+        run(command_line.parse(arguments), interruption)
+    except TandemError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on where this run stopped", file=sys.stderr)
+        return 130
+    except Exception as error:  # the last resort: one readable line first, then where it happened
+        print(f"error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", file=sys.stderr)
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

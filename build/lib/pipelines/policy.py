@@ -1,0 +1,44 @@
+"""Policy: the validation part of the score table -> where the LLM is asked (Ray Tune)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import fsspec
+import pandas as pd
+
+from components import artifacts
+from components.features.tables import read_scores
+from pipelines.stage import StageContext
+from tune import search
+from tune.trials import Progress
+
+SHARES = (0.1, 0.2, 0.3, 0.5, 1.0)  # LLM shares at which the report compares routers, whatever the policy
+
+
+def run(context: StageContext, config: search.Config) -> None:
+    """Write the artifact `policy/`: `policy.json`, what the search found, and validation's best policies at SHARES."""
+    valid = read_scores(context.artifact("scores"), "valid")
+
+    def show(trial: Progress) -> None:
+        context.progress.update(trial.done, trial.total, f"policies tried ({trial.text})")
+        if trial.auc is not None and trial.share is not None:
+            context.on_metrics({"auc": trial.auc, "llm_share": trial.share}, trial.done)
+
+    found = search.search(valid, config, context.scratch, show)
+    at_shares = search.at_shares(valid, found.candidates, SHARES, config)
+    for failure in found.failures:
+        context.progress.say(f"a trial failed and is left out: {failure}")
+    context.progress.say(found.sentence)
+    named = {str(share): policy.to_json() for share, policy in at_shares.items()}
+    gain = {"sentence": found.sentence, "gain": dataclasses.asdict(found.gain), "failures": list(found.failures)}
+    for name, value in (("policy", found.policy.to_json()), ("at_shares", named), ("search", gain)):
+        artifacts.write_json(artifacts.join(context.folder, f"{name}.json"), value)
+    for name, table in (("trials", found.trials), ("pareto", found.pareto)):
+        _write(table, artifacts.join(context.folder, f"{name}.parquet"))
+    context.facts.update(gain, work=(len(found.trials), "policies"))
+
+
+def _write(table: pd.DataFrame, uri: str) -> None:
+    with fsspec.open(uri, "wb") as file:
+        table.to_parquet(file, index=False)  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -1,0 +1,133 @@
+"""What of a run goes to MLflow: one run for the pipeline, one below it for each stage and each trial, the report, the model."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import fsspec
+import pandas as pd
+from fsspec.implementations.local import LocalFileSystem
+
+from components import artifacts, tracking
+from components.features.samples import SAMPLE_COLUMNS
+from components.features.tables import read_frame, read_samples, read_scores
+from components.tracking.names import without_credentials
+from pipelines.config import RunConfig
+from pipelines.stage import OnMetrics
+
+LOADER = "serving.pyfunc"
+REQUIRED = ("torch", "transformers", "peft", "pandas", "pyarrow", "scikit-learn", "safetensors", "fsspec", "pydantic")  # to score
+ROOT = Path(__file__).parent.parent
+EXAMPLE_ROWS = 5
+MARK = "recorded.json"  # beside the artifacts: what was recorded, and where
+TRIAL_PARAMETERS = ("router", "merge", "weight", "crm_calibration", "llm_calibration", "target_share")
+TRIAL_METRICS = ("auc", "logloss", "share")
+
+
+def default_store(output: str) -> str:
+    """Return the store of runs beside the output folder, or in `runs/` here when the output is not on a local disk."""
+    fs, path = fsspec.core.url_to_fs(output)
+    folder = Path(path).parent if isinstance(fs, LocalFileSystem) else Path("runs").absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{folder}/mlflow.db"
+
+
+def store_of(config: RunConfig, output: str) -> str:
+    """Return the URI of the store: as configured, of the environment, or the default."""
+    return config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or default_store(output)
+
+
+class Recording:
+    """Records one run of the pipeline; a store that is away never stops it."""
+
+    def __init__(self, config: RunConfig, output: str, fingerprint: str) -> None:
+        self._config, self._output, self._fingerprint = config, output, fingerprint
+        self.store = store_of(config, output)
+        self._finished = False
+
+    def is_complete(self) -> bool:
+        """Tell whether an earlier run of the same fingerprint recorded everything in the same store."""
+        fs, path = fsspec.core.url_to_fs(artifacts.join(self._output, MARK))
+        return fs.exists(path) and artifacts.read_json(artifacts.join(self._output, MARK)) == self._mark
+
+    @property
+    def _mark(self) -> dict[str, str]:
+        return {"fingerprint": self._fingerprint, "store": without_credentials(self.store), "experiment": self._config.tracking.experiment}
+
+    def __enter__(self) -> Recording:
+        spool = Path(default_store(self._output).removeprefix("sqlite:///")).with_name(f"mlflow-spool-{self._fingerprint}.jsonl")
+        tracker = self._tracker = tracking.open_tracker(self._config.tracking, self.store, spool)
+        tags = {"recipe": self._config.recipe, "output": self._output, "fingerprint": self._fingerprint}
+        self._run = tracker.run(self._config.recipe, params=self._config, tags=tags, key=self._fingerprint)
+        self._run.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._run.__exit__(kind, error, trace)
+        # While the store is away its events wait in the spool: the same command, run again, sends them.
+        if self._finished and not self._tracker.is_behind:
+            artifacts.write_json(artifacts.join(self._output, MARK), self._mark)
+
+    @contextlib.contextmanager
+    def stage(self, name: str, settings: Sequence[Any]) -> Iterator[OnMetrics]:
+        """Record a stage; yields what takes the figures of its steps."""
+        with self._run.child(
+            name, params={type(part).__module__.rsplit(".", 1)[-1]: part for part in settings if hasattr(part, "__dataclass_fields__")}
+        ) as run:
+            yield run.log_metrics
+            if name == "policy":
+                trials = read_frame(artifacts.join(self._output, "policy", "trials.parquet"))
+                tracking.log_trials(run, trials, TRIAL_PARAMETERS, TRIAL_METRICS)
+
+    def finish(self) -> None:
+        """Record what the run came to: data, figures, the report, and the ensemble as a model version."""
+        tables, report = artifacts.require(artifacts.join(self._output, "tables")), artifacts.join(self._output, "report")
+        source = self._config.data or "generated"
+        self._run.log_dataset(self._config.recipe, source, tables.fingerprint)
+        test = artifacts.read_json(artifacts.join(report, "metrics.json"))["test"]
+        figures = {f"test_{arm}_{name}": value for arm, row in test.items() for name, value in row.items()}
+        self._run.log_metrics({name: value for name, value in figures.items() if isinstance(value, float)})
+        for name in ("report", "policy"):
+            self._run.log_folder(artifacts.join(self._output, name), name)
+        self._register(artifacts.join(self._output, "ensemble"))
+        self._finished = True
+
+    def _register(self, folder: str) -> None:
+        inputs = example_rows(self._output)
+        outputs = _answers(self._output, inputs)
+        requirements = [f"{name}=={version(name)}" for name in REQUIRED]
+        code = [ROOT / "components", ROOT / "serving"]
+        tracking.register_ensemble(self._run, folder, code, LOADER, requirements, inputs, outputs, key=self._fingerprint)
+
+
+def _answers(output: str, inputs: pd.DataFrame) -> pd.DataFrame:
+    """Return what the ensemble answers to these test samples, as the score table and the routes have it: no model is loaded."""
+    from components.joint.ensemble import ANSWER_COLUMNS  # imports transformers
+
+    keys = ["user_id", "item_id", "timestamp_s"]
+    scores = read_scores(artifacts.join(output, "scores"), "test")[[*keys, "p_crm", "p_llm"]]
+    routes = read_frame(artifacts.join(output, "report", "test_routes.parquet"))
+    found = inputs[keys].merge(scores, on=keys).merge(routes, on=keys)
+    found.loc[found["arm"] == "crm", "p_llm"] = float("nan")  # never asked
+    return found.loc[:, list(ANSWER_COLUMNS)]
+
+
+def example_rows(output: str, rows: int = EXAMPLE_ROWS) -> pd.DataFrame:
+    """Return the first test samples as `Ensemble.predict` takes them."""
+    tables = artifacts.join(output, "tables")
+    samples = read_samples(artifacts.join(tables, "test")).slice(0, rows).to_pandas()
+    ids = read_frame(artifacts.join(tables, "items.parquet"))["item_id"].to_numpy()
+    context = [name for name in samples if name not in SAMPLE_COLUMNS]
+    # Lists of plain numbers and 64-bit counts: what JSON gives back to whoever asks over HTTP.
+    return samples[["user_id", "item_id", "timestamp_s"]].assign(
+        history_items=[ids[list(history)].tolist() for history in samples["history_rows"]],
+        history_ratings=[[float(rating) for rating in ratings] for ratings in samples["history_ratings"]],
+        earlier_count=samples["earlier_count"].astype("int64"),
+        **{name: samples[name] for name in context},
+    )

@@ -1,0 +1,126 @@
+"""Score: both models on every validation and test sample -> the score table (Ray Data, an actor pool each)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pyarrow as pa
+from ray.data import ActorPoolStrategy
+
+from components import artifacts
+from components.errors import ConfigError
+from pipelines.board import Line, Reader
+from pipelines.cluster import map_tables, read_parts, write_parts
+from pipelines.stage import StageContext
+
+CPUS_PER_CRM_ACTOR = 0.25
+KEPT = ["split", "user_id", "item_id", "timestamp_s", "label", "p_crm", "p_llm", "earlier_count", "item_popularity", "user_popularity"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """How the score table is computed."""
+
+    OPERATIONAL: ClassVar = ("crm_actors", "llm_actors", "cpus_per_actor")
+
+    crm_actors: int = 1
+    """Actors that score with the CRM."""
+    llm_actors: int = 2
+    """Actors that score with the LLM."""
+    cpus_per_actor: float = 0.5
+    """CPUs of each LLM actor, which computes with as many threads, at least one."""
+    gpus_per_actor: float = 0.0
+    """GPUs of each LLM actor."""
+    rows_per_block: int = 1024
+    """Samples that an actor takes at once; prompts of like length are batched inside."""
+    max_batch_tokens: int = 4_096
+    """Tokens of one LLM batch, padding included: a few thousand keep a CPU's caches, GPUs want many more."""
+
+    def __post_init__(self) -> None:
+        if min(self.crm_actors, self.llm_actors, self.rows_per_block) < 1 or self.cpus_per_actor <= 0 or self.gpus_per_actor < 0:
+            raise ConfigError(f"score: expected actors and rows_per_block >= 1, cpus_per_actor > 0 and gpus_per_actor >= 0, got {self}")
+
+
+def run(context: StageContext, config: Config) -> None:
+    """Write the artifact `scores/`: the score table as Parquet files."""
+    models, tables = context.artifact("checkpoints"), context.artifact("tables")
+    prompts = artifacts.require(context.artifact("prompts")).facts["prompts"]
+    total, done = prompts["valid"] + prompts["test"], Counter[str]()
+
+    def show(line: Line) -> None:
+        done["rows"] += int(line["rows"])
+        context.progress.update(done["rows"], total, "samples scored")
+
+    with Reader(show) as reader:
+        # Both splits go through the same pools: starting an actor with its model takes longer than scoring a small split.
+        splits = [map_tables(read_parts(artifacts.join(context.artifact("prompts"), split)), _marked(split)) for split in ("valid", "test")]
+        by_crm = (
+            splits[0]
+            .union(splits[1])
+            .map_batches(
+                CrmScorer,
+                fn_constructor_args=(artifacts.join(models, "crm"), tables),
+                batch_format="pyarrow",
+                batch_size=config.rows_per_block,
+                compute=ActorPoolStrategy(size=config.crm_actors),
+                num_cpus=CPUS_PER_CRM_ACTOR,
+            )
+        )
+        by_both = by_crm.map_batches(
+            LlmScorer,
+            fn_constructor_args=(artifacts.join(models, "llm"), config, reader.board),
+            batch_format="pyarrow",
+            batch_size=config.rows_per_block,
+            compute=ActorPoolStrategy(size=config.llm_actors),
+            num_cpus=config.cpus_per_actor,
+            num_gpus=config.gpus_per_actor,
+        )
+        write_parts(by_both, context.folder)
+    context.facts["work"] = (total, "samples")
+
+
+def _marked(split: str) -> Callable[[pa.Table], pa.Table]:
+    """Return what adds the name of the split to its samples."""
+    return lambda samples: samples.append_column("split", pa.array([split] * samples.num_rows, pa.string()))
+
+
+class CrmScorer:
+    """A worker that adds the CRM's click probability and what routers know of a sample before any model is asked."""
+
+    def __init__(self, crm: str, tables: str) -> None:
+        # Here, not above: each worker takes seconds to import what only the other one needs.
+        from components.features.tables import load_store
+        from components.joint.crm_files import load_crm, score_crm
+
+        self._score, self._store = score_crm, load_store(tables)
+        self._crm = load_crm(crm, self._store.inputs)
+
+    def __call__(self, samples: pa.Table) -> pa.Table:
+        for name, values in self._score(self._crm, self._store, samples).items():
+            samples = samples.append_column(name, pa.array(values))
+        return samples
+
+
+class LlmScorer:
+    """A worker that adds the LLM's click probability."""
+
+    def __init__(self, llm: str, config: Config, board: Any) -> None:
+        import torch
+
+        from components.joint.data import token_arrays
+        from components.llm import backbone
+        from components.llm.scorer import score
+
+        self._score, self._tokens = score, token_arrays
+        torch.set_num_threads(max(1, int(config.cpus_per_actor)))
+        self._llm = backbone.load(backbone.Config(path=llm, dtype="auto"))[0].to("cuda" if config.gpus_per_actor else "cpu")
+        self._config, self._board = config, board
+
+    def __call__(self, samples: pa.Table) -> pa.Table:
+        device = "cuda" if self._config.gpus_per_actor else "cpu"
+        p_llm = self._score(self._llm, self._tokens(samples), self._config.max_batch_tokens, device)
+        self._board.pin.remote({"rows": float(len(p_llm))})
+        return samples.append_column("p_llm", pa.array(p_llm)).select(KEPT)

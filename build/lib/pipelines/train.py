@@ -1,0 +1,241 @@
+"""Train: CoReLLa's three stages in one Ray Train run, the LLM's under DeepSpeed ZeRO.
+
+One worker group does all stages: starting a trainer takes longer than some of them. Checkpoints go through Ray Train, so
+a killed worker or driver goes on where the last one stood.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import fsspec
+import ray
+import ray.train
+from ray.train import Checkpoint, CheckpointConfig, ControllerError, FailureConfig, Result, ScalingConfig, TrainingFailedError
+from ray.train import RunConfig as RayRunConfig
+
+from components import artifacts
+from components.crm import CrmConfig
+from components.errors import ConfigError, ResourceError, TandemError
+from components.joint import alignment, deepspeed_engine
+from components.joint.checkpoint import newest_whole
+from components.joint.model import LossWeights
+from components.joint.plan import Position, Stage, StageConfig
+from components.llm import config as llm_config
+from pipelines.board import Line, Reader
+from pipelines.mistakes import MISTAKES, EndOnMistake
+from pipelines.stage import StageContext
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
+
+# How long Ray Train waits, in seconds. Its own defaults are made for quiet machines and long epochs, or are endless.
+RAY_TRAIN_SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": 0.25,  # between looks at the workers: a checkpoint that waits for one holds them up
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": 300,  # for a place for all workers
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": 300,  # for a sign of life of a worker
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": 1800,  # for the slowest worker at a checkpoint
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": 0,  # a process more, and nothing here acts on its notice
+}
+TORCH_TIMEOUT_S = 1800  # for the slowest worker in a step
+STARTS = 2  # times that a place for all workers is waited for
+
+
+@dataclass(frozen=True)
+class Config:
+    """Who trains, on what, and in which stages."""
+
+    OPERATIONAL: ClassVar = ("max_failures", "checkpoint_every_s")
+
+    workers: int = 2
+    """Ray Train workers."""
+    cpus_per_worker: int = 1
+    """CPUs, and with them threads, of each worker."""
+    gpus_per_worker: float = 1.0
+    """GPUs of each worker where GPUs are used."""
+    use_gpu: Literal["auto", "yes", "no"] = "auto"
+    """Train on GPUs; auto: if the cluster has enough of them."""
+    deepspeed: deepspeed_engine.Config = field(default_factory=deepspeed_engine.Config)
+    alignment: alignment.Config = field(default_factory=alignment.Config)
+    warmup: StageConfig = field(
+        default_factory=lambda: StageConfig(
+            LossWeights(crm=1.0), epochs=10, micro_batch=512, crm_learning_rate=1e-2, weight_decay=0.1, schedule="constant"
+        )
+    )
+    """Stage 1: the CRM alone, on all training samples."""
+    joint: StageConfig = field(default_factory=lambda: StageConfig(LossWeights(llm=1.0, crm=1.0, alignment=0.1), epochs=1, micro_batch=16))
+    """Stage 2: both models with the alignment loss, on a sample."""
+    llm: StageConfig = field(default_factory=lambda: StageConfig(LossWeights(llm=1.0), epochs=1, micro_batch=16))
+    """Stage 3: the LLM alone, on another sample."""
+    max_failures: int = 3
+    """Times that lost workers are replaced before the run gives up."""
+    checkpoint_every_s: float = 300.0
+    """Seconds between checkpoints; one is also written after each epoch."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.cpus_per_worker < 1 or self.gpus_per_worker <= 0:
+            raise ConfigError("train: expected workers and cpus_per_worker >= 1 and gpus_per_worker > 0")
+        if not 0 <= self.max_failures <= 100 or self.checkpoint_every_s < 0:
+            raise ConfigError(
+                f"train: expected max_failures 0 to 100 and checkpoint_every_s >= 0, got {self.max_failures} and {self.checkpoint_every_s}"
+            )
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a training worker needs; travels to it pickled."""
+
+    train: Config
+    crm: CrmConfig
+    llm: llm_config.Config  # where the LLM starts from
+    tables: str
+    prompts: str
+    max_tokens: int
+    seed: int
+    gpu: bool = False
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages that train anything, with their samples."""
+        all_stages = [
+            Stage("warmup", self.train.warmup, artifacts.join(self.tables, "train")),
+            Stage("joint", self.train.joint, artifacts.join(self.prompts, "joint")),
+            Stage("llm", self.train.llm, artifacts.join(self.prompts, "llm")),
+        ]
+        return [stage for stage in all_stages if stage.config.epochs > 0]
+
+
+def run(context: StageContext, job: Job) -> None:
+    """Write the artifact `checkpoints/`: `crm/`, `llm/` and `training_log.jsonl`; goes on where a run of the same fingerprint stopped."""
+    from ray.train.torch import TorchConfig, TorchTrainer  # imports torch: seconds that a command line should not wait
+
+    job = replace(job, gpu=wants_gpu(job.train))
+    start = newest_whole(context.scratch, job.train.workers, context.progress.say)
+    earlier = _log(start) if start else []
+    if start:
+        context.progress.say(f"training goes on from {start}, {_steps(earlier):,} steps were made before")
+    for name, value in RAY_TRAIN_SETTINGS.items():
+        os.environ.setdefault(name, str(value))
+    with Reader(Monitor(context, earlier).show) as reader:
+        trainer = TorchTrainer(
+            work,
+            # As bytes: Ray Train's controller would unpickle the job too, and import torch before it starts workers.
+            train_loop_config={"job": pickle.dumps(job), "board": reader.board, "start": start},
+            torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo", timeout_s=TORCH_TIMEOUT_S),
+            scaling_config=scaling(job.train, job.gpu),
+            run_config=RayRunConfig(
+                name=context.fingerprint,
+                storage_path=context.scratch.rsplit("/", 1)[0],
+                failure_config=FailureConfig(max_failures=job.train.max_failures, controller_failure_limit=STARTS - 1),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+                callbacks=[EndOnMistake()],
+            ),
+        )
+        result = _fit(trainer, job)
+    assert result.checkpoint is not None, "the last thing that training does is to report a checkpoint"
+    _export(result.checkpoint, context, earlier)
+
+
+def wants_gpu(config: Config) -> bool:
+    """Tell whether to train on GPUs: as configured, or if the cluster has enough of them."""
+    if config.use_gpu != "auto":
+        return config.use_gpu == "yes"
+    return ray.cluster_resources().get("GPU", 0) >= config.workers * config.gpus_per_worker
+
+
+def scaling(config: Config, gpu: bool) -> ScalingConfig:
+    """Return the workers and resources that a run asks the cluster for."""
+    gpus = {"GPU": config.gpus_per_worker} if gpu else {}
+    return ScalingConfig(num_workers=config.workers, use_gpu=gpu, resources_per_worker={"CPU": config.cpus_per_worker, **gpus})
+
+
+def work(settings: dict[str, Any]) -> None:
+    """Train on one worker (runs inside Ray Train)."""
+    try:
+        # Here, not above: Ray Train's controller imports this file too, and only workers need what takes seconds to import.
+        from pipelines.training_worker import train
+
+        train(pickle.loads(settings["job"]), settings["board"], settings["start"])
+    except Exception as error:
+        error.add_note(traceback.format_exc())  # Ray hands an error over without its traceback
+        raise
+
+
+def _fit(trainer: TorchTrainer, job: Job) -> Result:
+    """Train; what goes wrong is raised as what it is."""
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        return trainer.fit()
+    except SystemExit as stopped:  # Ray's answer to Ctrl-C, with exit code 0
+        raise KeyboardInterrupt from stopped
+    except ControllerError as error:
+        failure = error.controller_failure
+        if isinstance(failure, MISTAKES):
+            raise failure from None
+        if type(failure).__name__.startswith("WorkerGroupStartup"):  # not exported by Ray
+            places = f"{job.train.workers} x {trainer.scaling_config.resources_per_worker}"
+            raise ResourceError(f"training could not start: expected places for {places}: {failure}") from error
+        raise TandemError(f"training stopped: {failure}") from error
+    except TrainingFailedError as error:
+        raise TandemError(f"training stopped after {job.train.max_failures} restarts: {error}") from error
+    finally:
+        signal.signal(signal.SIGINT, on_interrupt)  # Ray's handler would outlive the training
+
+
+def _export(checkpoint: Checkpoint, context: StageContext, earlier: Sequence[Line]) -> None:
+    """Copy the trained models and the log from the last checkpoint into the artifact; `earlier` is the log of a broken attempt."""
+    with checkpoint.as_directory() as folder:
+        fs, path = fsspec.core.url_to_fs(context.folder)
+        fs.put(f"{Path(folder) / 'models'}/", f"{path}/", recursive=True)
+        fs.put(str(Path(folder) / "training_log.jsonl"), f"{path}/training_log.jsonl")
+        position = Position.from_json((Path(folder) / "position.json").read_text())
+        log = _log(folder)
+    # The rate is that of this attempt, like the seconds beside it.
+    context.facts.update(best=position.best, work=(_steps(log) - _steps(earlier), "steps"))
+
+
+def _log(checkpoint: str) -> list[Line]:
+    with fsspec.open(artifacts.join(checkpoint, "training_log.jsonl"), "r") as file:
+        return [json.loads(line) for line in file]  # pyright: ignore[reportGeneralTypeIssues]
+
+
+def _steps(log: Sequence[Line]) -> int:
+    return sum({str(line["stage"]): int(line["step"]) for line in log}.values())
+
+
+class Monitor:
+    """Shows the lines of the training log as they come; those that a resumed run reports again are not shown twice."""
+
+    def __init__(self, context: StageContext, earlier: Sequence[Line] = ()) -> None:
+        """`earlier` are the lines of a broken attempt: they are recorded again, for another store perhaps, and not shown."""
+        self._context = context
+        self._earlier = {_key(line) for line in earlier}
+        self._seen: set[tuple[str, int, bool]] = set()
+
+    def show(self, line: Line) -> None:
+        stage, step, validated = key = _key(line)
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        figures = {name: value for name, value in line.items() if isinstance(value, float)}
+        text = ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "rate")
+        self._context.on_metrics({f"{stage}/{name}": value for name, value in figures.items()}, step)
+        if key in self._earlier:
+            return
+        if validated:
+            self._context.progress.say(f"{stage}, epoch {line['epoch']}: {text}")
+        else:
+            self._context.progress.update(step, int(line["steps"]), f"{stage} steps ({text})")
+
+
+def _key(line: Line) -> tuple[str, int, bool]:
+    """Tell lines apart: stage, step, and whether it is a validation."""
+    return str(line["stage"]), int(line["step"]), "steps" not in line

@@ -1,0 +1,65 @@
+"""The application that Ray Serve runs: `serve run serving.app:build model=...`."""
+
+# No `from __future__ import annotations` here: Serve reads the type of `build`'s argument as it stands, and a name would be no type.
+
+from typing import Any
+
+from ray import serve
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.deployment import Application
+from ray.serve.schema import LoggingConfig
+
+from serving.arguments import Arguments
+from serving.deployments import Crm, Ingress, Llm
+from serving.model import ROOT, resolve
+
+RETRY_AFTER_S = 1.0
+STARTS = 3  # attempts at a constructor before a deployment is given up
+
+
+def build(arguments: Arguments) -> Application:
+    """Return the application; raises ArtifactError where the model is missing or damaged: what runs already then goes on running."""
+    model = resolve(arguments.model, arguments.tracking_uri)
+    arguments = arguments.model_copy(update={"events": arguments.events or f"sqlite:///{ROOT}/runs/events.db"})
+    common = _common(arguments)
+    llm = serve.deployment(
+        **_replicas(arguments.llm_replicas, arguments.llm_max_replicas, arguments.llm_max_ongoing_requests),
+        max_ongoing_requests=arguments.llm_max_ongoing_requests,
+        max_queued_requests=arguments.llm_max_queued_requests,
+        ray_actor_options={"num_cpus": arguments.llm_cpus, "num_gpus": arguments.llm_gpus},
+        **common,
+    )(Llm).bind(model, arguments)
+    crm = None
+    if arguments.crm_replicas:
+        crm = serve.deployment(
+            num_replicas=arguments.crm_replicas,
+            max_ongoing_requests=arguments.max_ongoing_requests,
+            ray_actor_options={"num_cpus": arguments.ingress_cpus},
+            **common,
+        )(Crm).bind(model, arguments.crm_threads)
+    return serve.deployment(
+        **_replicas(arguments.ingress_replicas, arguments.ingress_max_replicas, arguments.max_ongoing_requests),
+        # Twice what a process answers: it refuses the rest itself, as JSON and with what the client needs to try again.
+        max_ongoing_requests=2 * arguments.max_ongoing_requests,
+        max_queued_requests=arguments.max_queued_requests,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
+        ray_actor_options={"num_cpus": arguments.ingress_cpus},
+        **common,
+    )(Ingress).bind(model, arguments, llm, crm)
+
+
+def _common(arguments: Arguments) -> dict[str, Any]:
+    return {
+        "max_constructor_retry_count": STARTS,
+        # A new version starts beside the old one and takes over when it is ready.
+        "max_surge_percent": 100,
+        "health_check_period_s": arguments.health_check_period_s,
+        "health_check_timeout_s": arguments.health_check_timeout_s,
+        "logging_config": LoggingConfig(enable_access_log=False),
+    }
+
+
+def _replicas(least: int, most: int, ongoing: int) -> dict[str, Any]:
+    if most <= least:
+        return {"num_replicas": least}
+    return {"autoscaling_config": AutoscalingConfig(min_replicas=least, max_replicas=most, target_ongoing_requests=max(1, ongoing // 2))}

@@ -1,0 +1,72 @@
+"""What the page looks up: users and their histories, items, the policy with its measured curve."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+from fastapi import APIRouter, HTTPException, Query
+
+from components.prompts.textualize import item_texts, title_texts, user_texts
+from serving.schemas import Error, Id
+from serving.service import Service
+
+LOOKUP_ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"model": Error, "description": "the key is missing or wrong"},
+    413: {"model": Error, "description": "the body is too large"},
+    422: {"model": Error, "description": "a field is wrong"},
+    503: {"model": Error, "description": "busy, or the store of events is away: try again"},
+}
+NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Error, "description": "nothing is known of this user"}}
+
+
+def catalogue_routes(service: Service) -> APIRouter:
+    """Return the routes below `/v1` that only look things up."""
+    routes, store = APIRouter(prefix="/v1", tags=["catalogue"], responses=LOOKUP_ERRORS), service.store
+    user_rows = {user: row for row, user in enumerate(store.users["user_id"])}
+    item_rows = {item: row for row, item in enumerate(store.items["item_id"])}
+
+    @routes.get("/users", summary="Some users, the most active ones first")
+    async def users(limit: Annotated[int, Query(ge=1, le=200)] = 50) -> dict[str, Any]:
+        busiest = np.argsort(-store.encoded_users.train_count_R, kind="stable")[:limit]
+        rows = store.users.iloc[busiest]
+        return {"users": [{"id": user, "profile": text} for user, text in zip(rows["user_id"], _profiles(rows), strict=True)]}
+
+    # A path, for ids that hold a slash.
+    @routes.get("/users/{user_id:path}", responses=NOT_FOUND, summary="A user's profile and latest history, oldest first")
+    async def user(user_id: Id) -> dict[str, Any]:
+        history = await service.history(user_id)
+        row = user_rows.get(user_id)
+        if row is None and not history.earlier_count:
+            raise HTTPException(404, "expected a user that is known or has a history")
+        profile = "" if row is None else _profiles(store.users.iloc[[row]])[0]
+        entries = [{"item_id": item, "title": _title(item), "rating": rating} for item, rating in history.latest]
+        return {"id": user_id, "profile": profile, "earlier_count": history.earlier_count, "history": entries}
+
+    @routes.get("/items", summary="Items by their ids; unknown ids are left out")
+    async def items(item_id: Annotated[list[Id], Query(min_length=1, max_length=500)]) -> dict[str, Any]:
+        known = [item for item in dict.fromkeys(item_id) if item in item_rows]
+        rows = store.items.iloc[[item_rows[item] for item in known]]
+        titles, texts = title_texts(rows, store.schema), item_texts(rows, store.schema)
+        return {"items": [{"id": key, "title": title, "text": text} for key, title, text in zip(known, titles, texts, strict=True)]}
+
+    @routes.get("/policy", summary="The policy in words, its budget, and what it measured on test at other thresholds")
+    async def policy() -> dict[str, Any]:
+        return {
+            "policy": service.policy.to_json(),
+            "curve": service.curve,
+            "synthetic": store.schema.synthetic,
+            "item_noun": store.schema.item_noun,
+            "model_version": service.model_version,
+            "policy_version": service.policy_version,
+        }
+
+    def _profiles(rows: pd.DataFrame) -> list[str]:
+        return user_texts(rows, store.schema)
+
+    def _title(item: str) -> str:
+        row = item_rows.get(item)
+        return item if row is None else title_texts(store.items.iloc[[row]], store.schema)[0]
+
+    return routes

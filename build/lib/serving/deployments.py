@@ -1,0 +1,118 @@
+"""What Ray Serve runs: the ingress with the CRM in its own process, and the LLM, which answers many requests at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from fastapi import FastAPI
+from numpy.typing import NDArray
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from components.features.visit import Candidate, Resolved, Visit
+from components.joint.arms import CrmArm, LlmArm, Scores
+from serving.access import access, require_shared_events
+from serving.arguments import Arguments
+from serving.endpoints import build_http
+from serving.metrics import LlmMetrics
+from serving.model import Model
+from serving.service import Service
+
+PROBE_S = 10.0  # within which the LLM answers one question when it is healthy
+
+
+@dataclass(frozen=True)
+class Question:
+    """A visit that waits for the LLM."""
+
+    visit: Visit
+    until_s: float  # on time.monotonic's clock of this process; nobody waits for the answer any longer
+
+
+class Llm:
+    """The LLM: questions of concurrent requests are answered together, each user's history read once."""
+
+    def __init__(self, model: Model, arguments: Arguments) -> None:
+        torch.set_num_threads(arguments.llm_threads)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        folder = model.local()
+        self._arm = LlmArm.load(folder, arguments.llm_max_batch_tokens, device)
+        self._probe = Visit(None, {}, (), 0, (Candidate(self._arm.first_item),))
+        self._arm.score([self._probe])
+        self._metrics = LlmMetrics()
+        batches: Any = self._answer  # what serve.batch makes of the method
+        batches.set_max_batch_size(arguments.llm_max_batch_requests)
+        batches.set_batch_wait_timeout_s(arguments.llm_batch_wait_ms / 1000)
+
+    async def __call__(self, visit: Visit, timeout_s: float) -> NDArray[np.float64]:
+        """Return the probability of each candidate; an answer that comes after `timeout_s` is not computed."""
+        found = await self._answer(Question(visit, time.monotonic() + timeout_s))
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    @serve.batch(max_batch_size=8, batch_wait_timeout_s=0.002)
+    async def _answer(self, questions: list[Question]) -> list[NDArray[np.float64] | Exception]:
+        # In a thread: health checks and new questions are heard meanwhile.
+        return await asyncio.to_thread(self._score, questions)
+
+    def _score(self, questions: list[Question]) -> list[NDArray[np.float64] | Exception]:
+        now_s = time.monotonic()
+        waiting = [number for number, question in enumerate(questions) if question.until_s > now_s]
+        found: list[NDArray[np.float64] | Exception] = [TimeoutError("nobody waits for this answer")] * len(questions)
+        try:
+            for number, p_llm in zip(waiting, self._arm.score([questions[number].visit for number in waiting]), strict=True):
+                found[number] = p_llm
+            candidates = sum(len(questions[number].visit.candidates) for number in waiting)
+            self._metrics.computed(len(waiting), candidates, 1000 * (time.monotonic() - now_s))
+        except Exception as error:
+            if len(questions) == 1:
+                return [error]
+            # One question must not take down those that came with it.
+            return [self._score([question])[0] for question in questions]
+        return found
+
+    async def check_health(self) -> None:
+        """Answer one question; raises where the model can't any more."""
+        found = await asyncio.wait_for(asyncio.to_thread(self._arm.score, [self._probe]), PROBE_S)
+        if not np.isfinite(found[0]).all():
+            raise RuntimeError("the LLM's answer to its health check is no number")
+
+
+class Crm:
+    """The CRM as a deployment of its own, where one process with the ingress is not enough."""
+
+    def __init__(self, model: Model, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._arm = CrmArm.load(model.local())
+
+    def __call__(self, visit: Resolved) -> Scores:
+        return self._arm.score(visit)
+
+
+@serve.ingress()
+class Ingress:
+    """HTTP: reads requests, holds the CRM and the policy, asks the LLM where the policy says so."""
+
+    def __init__(self, model: Model, arguments: Arguments, llm: DeploymentHandle, crm: DeploymentHandle | None) -> None:
+        torch.set_num_threads(arguments.crm_threads)
+        self._access = access(arguments)
+        self._service = Service(model, arguments, llm, crm)
+        require_shared_events(arguments.events, self._service.events.shared)
+        self._arguments = arguments
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_http(self._service, self._arguments, self._access)
+
+    def reconfigure(self, config: dict[str, Any]) -> None:
+        """Take a policy or a threshold without a restart: `{"policy": policy.json's content, "threshold": number}`."""
+        self._service.reconfigure(config)
+
+    def check_health(self) -> None:
+        """Score one candidate with the CRM."""
+        self._service.probe()

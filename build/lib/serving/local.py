@@ -1,0 +1,109 @@
+"""Serve the newest finished run on this machine: what `make serve` starts.
+
+python -m serving.local [--model URI] [--port 8000] [key=value of serving/arguments.py ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from components.errors import ArtifactError, ConfigError, TandemError
+
+RUNS = Path("runs")
+HOST = "127.0.0.1"
+NAME = "tandem"
+# Serve's mode for throughput, without what it opens beside: an empty answer took 4.5 ms with it and 5.8 without, on a busy machine.
+FLAGS = {
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",  # would listen on more ports, and wait half a minute for load balancers when it stops
+    "RAY_worker_niceness": "0",
+}
+
+
+def newest_run(runs: Path = RUNS) -> str:
+    """Return the output folder of the run that finished last; raises ArtifactError where there is none."""
+    finished = list(runs.glob("*/ensemble/_manifest.json"))
+    if not finished:
+        raise ArtifactError(f"expected a finished run below {runs.absolute()}; make run makes one")
+    return str(max(finished, key=lambda path: path.stat().st_mtime).parent.parent.absolute())
+
+
+def require_free(host: str, port: int) -> None:
+    """Raise ConfigError where another program listens already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(f"port: expected a free one, {host}:{port} can't be listened on: {error.strerror}") from error
+
+
+def serve(model: str, host: str, port: int, settings: dict[str, str]) -> None:
+    """Start Ray and the application, say where it listens, and wait until it is stopped."""
+    os.environ.update({**FLAGS, **os.environ})
+    import ray
+    from ray import serve
+
+    from serving.access import guard
+    from serving.app import build
+    from serving.arguments import Arguments
+
+    arguments = Arguments.model_validate({"model": model, **settings})
+    guard(host, arguments)
+    application = build(arguments)
+    ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=True)
+    try:
+        serve.start(http_options={"host": host, "port": port})
+        _deploy(application)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped either way, requests in flight are answered first
+        print(f"metrics for Prometheus: http://{HOST}:{ray.nodes()[0]['MetricsExportPort']}/metrics")
+        print(f"serving {model} on http://{host}:{port}  (the page: /   OpenAPI: /docs   stop: Ctrl-C)", flush=True)
+        while True:
+            time.sleep(1)
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def _deploy(application: Any) -> None:
+    """Deploy and wait until it answers; raises TandemError with what a process said that could not start."""
+    from ray import serve
+
+    try:
+        serve.run(application, name=NAME, route_prefix="/")
+    except RuntimeError as error:
+        deployments = serve.status().applications[NAME].deployments
+        said = [line for each in deployments.values() for line in each.message.splitlines() if "Error: " in line]
+        raise TandemError(f"the endpoint could not start: {said[-1].strip() if said else error}") from error
+
+
+def main() -> int:
+    """Run the command line and return its exit code: 0 stopped, 1 failed, 2 bad arguments."""
+    parser = argparse.ArgumentParser(prog="python -m serving.local", description="Serve a finished run on this machine.")
+    parser.add_argument("--model", help="a run's folder or models:/NAME@ALIAS; default: the newest finished run below runs/")
+    parser.add_argument("--host", default=HOST)
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="arguments of the application, see serving/arguments.py")
+    options = parser.parse_args()
+    try:
+        settings = dict(setting.split("=", 1) for setting in options.settings)
+        require_free(options.host, options.port)
+        serve(options.model or newest_run(), options.host, options.port, settings)
+    except (TandemError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code if isinstance(error, TandemError) else 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Which model is served: a URI resolved once to a fixed version, so that every process loads the same."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+
+from components import artifacts
+from components.errors import ArtifactError
+from components.tracking.ensemble import fetch_ensemble, fixed_version
+
+ROOT = Path(__file__).parent.parent
+REGISTERED = "models:/"
+LOADER = "serving.pyfunc"  # registered ensembles name it
+
+
+@dataclass(frozen=True)
+class Model:
+    """A version of the ensemble."""
+
+    uri: str  # of the artifact, or models:/NAME/VERSION
+    tracking_uri: str
+    version: str  # shown with every answer
+
+    def local(self) -> str:
+        """Return a folder with the ensemble that this process can read."""
+        if self.uri.startswith(REGISTERED):
+            return fetch_ensemble(self.uri, self.tracking_uri, LOADER)
+        return self.uri
+
+
+def resolve(uri: str, tracking_uri: str = "") -> Model:
+    """Find the model and check every file of it; raises ArtifactError naming what is missing or damaged."""
+    if uri.startswith(REGISTERED):
+        if not re.fullmatch(r"models:/[^/@]+(@[^/@]+|/[0-9]+)", uri):  # MLflow would look elsewhere for any other
+            raise ArtifactError(f"model: expected models:/NAME@ALIAS or models:/NAME/VERSION, got {uri}")
+        store = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT}/runs/mlflow.db"
+        fixed = fixed_version(uri, store)
+        artifacts.verify(fetch_ensemble(fixed, store, LOADER))
+        return Model(fixed, store, fixed.removeprefix(REGISTERED))
+    folder = _ensemble_folder(uri)
+    manifest = artifacts.require(folder)
+    artifacts.verify(folder)
+    return Model(folder, "", manifest.fingerprint)
+
+
+def _ensemble_folder(uri: str) -> str:
+    """Return the artifact's own URI where a run's output folder was given."""
+    fs, path = fsspec.core.url_to_fs(uri)
+    if fs.exists(artifacts.join(path, "ensemble")):
+        return fs.unstrip_protocol(artifacts.join(path, "ensemble")).removeprefix("file://")
+    if not fs.exists(path):
+        raise ArtifactError(f"model: expected a folder with an ensemble at {uri}; there is none")
+    return fs.unstrip_protocol(path).removeprefix("file://")

@@ -1,0 +1,159 @@
+"""Ray Tune with Optuna: trials of policies on prepared scores. The only file of the search that knows how Tune works."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import optuna
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.logger import JsonLoggerCallback
+from ray.tune.search.optuna import OptunaSearch
+
+from components.routing.fit import Spec
+from components.routing.policy import Unit
+from tune.choice import Candidate
+from tune.objective import Score, ScoreData, evaluate
+
+NAME = "policy-search"  # Tune's folder below the storage path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What Tune is to try, and how."""
+
+    space: Mapping[str, Any]  # the fields of a Spec except `unit`, as Tune's domains
+    first: tuple[dict[str, Any], ...]  # parameters to try before any are drawn
+    unit: Unit
+    trials: int
+    concurrent: int
+    cpus: float  # logical, of one trial
+    seed: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One finished trial, for whoever watches."""
+
+    done: int  # trials finished so far, this one included
+    total: int
+    parameters: Mapping[str, Any]
+    auc: float | None  # on unseen users; None where the trial failed
+    share: float | None
+    error: str | None
+
+    @property
+    def text(self) -> str:
+        return f"trial failed and is skipped: {self.error}" if self.error else f"AUC {self.auc:.4f} at share {self.share:.1%}"
+
+
+OnTrial = Callable[[Progress], None]
+
+
+def run_trials(data: ScoreData, plan: Plan, storage_path: str, on_trial: OnTrial) -> tuple[list[Candidate], list[str]]:
+    """Return the candidates that Tune tried, and a line for each trial that failed. Ray must be running."""
+    trainable = tune.with_resources(tune.with_parameters(run_trial, data=data, unit=plan.unit), {"cpu": plan.cpus})
+    with _quiet():
+        results = _tuner(trainable, plan, storage_path, on_trial).fit()
+    tried, failures = [], []
+    for result in results:
+        assert result.config is not None
+        if result.error is not None:
+            failures.append(f"{result.config}: {_last_line(result.error)}")
+        elif result.metrics is not None:
+            tried.append(Candidate(_spec(result.config, plan.unit), Score(**result.metrics["score"])))
+    return tried, failures
+
+
+def run_trial(parameters: dict[str, Any], data: ScoreData, unit: Unit) -> None:
+    """Score one policy and report it to Tune."""
+    score = evaluate(data, _spec(parameters, unit))
+    tune.report({"auc": score.auc(), "share": score.share(), "score": asdict(score)})
+
+
+def _spec(parameters: Mapping[str, Any], unit: Unit) -> Spec:
+    # "replace" has no weight: without it, equal policies look equal.
+    spec = Spec(**parameters, unit=unit)
+    return replace(spec, weight=1.0) if spec.merge == "replace" else spec
+
+
+def _tuner(trainable: Callable[..., Any], plan: Plan, storage_path: str, on_trial: OnTrial) -> tune.Tuner:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(seed=plan.seed, multivariate=True, constant_liar=plan.concurrent > 1)
+    return tune.Tuner(
+        trainable,
+        param_space=dict(plan.space),
+        tune_config=tune.TuneConfig(
+            metric="auc",
+            mode="max",
+            search_alg=OptunaSearch(sampler=sampler, points_to_evaluate=list(plan.first[: plan.trials])),
+            num_samples=plan.trials,
+            max_concurrent_trials=plan.concurrent,
+            # A fresh worker process a trial would take a hundred times longer than the trial.
+            reuse_actors=True,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name=NAME,
+            storage_path=storage_path,
+            verbose=0,
+            callbacks=[JsonLoggerCallback(), _Watch(plan.trials, on_trial)],
+        ),
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Tune and Optuna from printing, and Tune from writing what nobody reads; it takes both from the environment alone."""
+    wanted = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+    before = {name: os.environ.get(name) for name in wanted}
+    verbosity = optuna.logging.get_verbosity()
+    os.environ.update(wanted)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _name(trial: Trial) -> str:
+    return f"trial-{trial.trial_id}"
+
+
+class _Watch(tune.Callback):
+    """Tells whoever watches of each trial that ends."""
+
+    def __init__(self, total: int, on_trial: OnTrial) -> None:
+        self._done, self._total, self._on_trial = 0, total, on_trial
+
+    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
+        # Tune pickles its callbacks to be able to restore a run; what `on_trial` holds may not be picklable.
+        return tune.Callback, ()
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        del iteration, trials, info
+        self._tell(trial, trial.last_result["auc"], trial.last_result["share"], None)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        del iteration, trials, info
+        self._tell(trial, None, None, _last_line(trial.get_error()))
+
+    def _tell(self, trial: Trial, auc: float | None, share: float | None, error: str | None) -> None:
+        self._done += 1
+        self._on_trial(Progress(self._done, self._total, trial.config, auc, share, error))
+
+
+def _last_line(error: Exception | None) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
