@@ -8,16 +8,17 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from ray._raylet import Config as RayletConfig
 from ray.data import DataContext, Dataset
 from ray.data.datasource import FilenameProvider
+from ray.exceptions import AuthenticationError
 
-from components import storage
+from components import ray_token, storage
 from components.errors import ConfigError, ResourceError
 
 LEAST_LOGICAL_CPUS = 4  # a laptop's Ray: tasks that wait for files and actors that hold models share what cores there are
@@ -51,10 +52,12 @@ def connect(config: Config) -> None:
     address = config.address or os.environ.get("RAY_ADDRESS")
     if address:
         _require_listening(address)
-        if (Path.home() / ".ray" / "auth_token").exists():
-            os.environ.setdefault("RAY_AUTH_MODE", "token")  # a client that says nothing can't join a cluster with tokens
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        ray_token.other_cluster()
+        RayletConfig.initialize("")  # Ray read its environment when it was imported
+        _join(address)
     else:
+        ray_token.own_cluster()
+        RayletConfig.initialize("")
         ray.init(
             address="local",
             num_cpus=max(LEAST_LOGICAL_CPUS, os.cpu_count() or 1),
@@ -65,6 +68,14 @@ def connect(config: Config) -> None:
         )
     signal.signal(signal.SIGTERM, on_terminate)
     steady_data()
+
+
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except (ConnectionError, AuthenticationError) as error:
+        wants = f"one that asks for a token wants its own in {ray_token.token_file()}"
+        raise ResourceError(f"the Ray cluster at {address} can't be joined, {wants}: {str(error).splitlines()[0]}") from error
 
 
 def _require_listening(address: str) -> None:

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from components import ray_token
 from components.errors import ArtifactError, ConfigError, TandemError
 
 RUNS = Path("runs")
@@ -49,6 +50,7 @@ def require_free(host: str, port: int) -> None:
 def serve(model: str, host: str, port: int, settings: dict[str, str]) -> None:
     """Start Ray and the application, say where it listens, and wait until it is stopped."""
     os.environ.update({**FLAGS, **os.environ})
+    ray_token.own_cluster()  # before Ray is imported, which reads its environment then
     import ray
     from ray import serve
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,3 +105,31 @@ def test_a_relative_output_in_a_job_is_refused(dashboard: str, short_folder: Pat
     done = submit(short_folder, dashboard, "demo", "--output", "runs/job")
     assert done.returncode != 0
     assert "expected an absolute path, a URI, or something in the upload" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/jobs/"),
+        ("POST", "/api/jobs/"),
+        ("GET", "/api/serve/applications/"),
+        ("PUT", "/api/serve/applications/"),
+        ("DELETE", "/api/serve/applications/"),
+        ("GET", "/nodes?view=summary"),
+    ],
+)
+def test_who_has_no_token_can_neither_see_nor_change_anything(dashboard: str, method: str, path: str) -> None:
+    body = b"{}" if method in ("POST", "PUT") else None
+    request = urllib.request.Request(dashboard + path, body, {"Content-Type": "application/json"}, method=method)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=30)
+    assert refused.value.code == 401
+
+
+def test_a_run_shows_the_token_of_its_machine_without_being_told_to(dashboard: str, short_folder: Path) -> None:
+    (address,) = set(re.findall(r"--address='([\d.]+:\d+)'", (short_folder / "nodes.log").read_text()))
+    join = f"from pipelines import cluster; cluster.connect(cluster.Config(address='{address}')); print(cluster.described())"
+    found = environment(short_folder)
+    assert "RAY_AUTH_MODE" not in found
+    done = subprocess.run([sys.executable, "-c", join], cwd=ROOT, env=found, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == "4 CPUs and 0 GPUs on 2 node(s)", done.stderr[-2000:]

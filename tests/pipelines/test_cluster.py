@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,13 @@ def test_shares_of_a_gpu_are_counted_exactly(monkeypatch: pytest.MonkeyPatch, gp
 def test_an_impossible_object_store_is_refused(gib: float) -> None:
     with pytest.raises(ConfigError, match=r"object_store_gib: expected 0\.1 to 1024, got"):
         cluster.Config(object_store_gib=gib)
+
+
+def test_a_cluster_with_tokens_is_not_waited_for_where_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with socket.create_server(("127.0.0.1", 0)) as listening, pytest.raises(ConfigError, match="expected the cluster's token in"):
+        cluster.connect(cluster.Config(address=f"127.0.0.1:{listening.getsockname()[1]}"))
 
 
 @pytest.mark.ray
