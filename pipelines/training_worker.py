@@ -12,7 +12,7 @@ import torch
 from ray.train import Checkpoint
 
 from components.features.reader import Share
-from components.joint.checkpoint import remove_orphans, seal
+from components.joint.checkpoint import remove_orphans, require_whole, seal
 from components.joint.crm_files import save_crm
 from components.joint.training import Surroundings
 from components.joint.workbench import Parts, Workbench
@@ -41,6 +41,7 @@ def train(job: Job, board: Any, run_uri: str, start: Checkpoint | None) -> None:
         remove_orphans(run_uri, Path(latest.path).name if latest else None)
     if latest:
         with latest.as_directory() as folder:
+            require_whole(Path(folder), share.workers)
             training.resume(Path(folder))
             training.run()
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components import storage
+from components.errors import ArtifactError
 from components.inventory import inventory, join, wrong_content, wrong_size
 
 NAME = re.compile(r"checkpoint_\d.*")  # Ray Train's names hold the time, so that they sort by age
@@ -32,6 +33,12 @@ def flaw(uri: str, workers: int) -> str | None:
         if found := wrong_size(uri, files) or wrong_content(uri, files):
             return found
     return None
+
+
+def require_whole(folder: Path, workers: int) -> None:
+    """Raise ArtifactError where a checkpoint that a worker is about to read is not what was written."""
+    if found := flaw(str(folder), workers):
+        raise ArtifactError(f"checkpoint not used: {found}")
 
 
 def newest_whole(run_uri: str, workers: int, warn: Callable[[str], None]) -> str | None:

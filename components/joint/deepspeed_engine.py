@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from components.errors import ConfigError
+from components.joint import torch_file
 from components.joint.engine import ParameterGroup, adamw, mean_losses, persistent_buffers, set_rate, share_buffers
 from components.joint.model import JointBatch, JointModel, JointOutput
 
@@ -82,6 +83,7 @@ class DeepSpeedEngine:
         self._engine, optimizer, _, _ = deepspeed.initialize(
             model=model, optimizer=adamw(groups), config=deepspeed_config(config, micro_batch, accumulation, workers)
         )
+        self._engine.checkpoint_engine.load = _read  # through which every file of a checkpoint goes
         self._optimizer = cast(torch.optim.Optimizer, optimizer)  # wrapped for ZeRO, with the same parameter groups
         self._buffers = list(persistent_buffers(model).values())
 
@@ -124,6 +126,15 @@ class DeepSpeedEngine:
     def close(self) -> None:
         self._engine.destroy()
         _forget_models()
+
+
+def _read(path: str, map_location: Any = None) -> Any:
+    """Read a file as DeepSpeed's own loader does, which would run whatever is in it."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return torch_file.read(path, map_location, (LossScaler, ZeroStageEnum, fragment_address))
 
 
 def _prepare(device: str) -> None:

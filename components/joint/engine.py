@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from components.joint import torch_file
 from components.joint.model import JointBatch, JointModel, JointOutput
 
 ADAM_BETAS = (0.9, 0.999)
@@ -129,7 +130,7 @@ class TorchEngine:
             torch.save({"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}, folder / "torch.pt")
 
     def load(self, folder: Path) -> None:
-        state = torch.load(folder / "torch.pt", weights_only=True, map_location=self._device)
+        state = torch_file.read(folder / "torch.pt", self._device)
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
 

@@ -17,6 +17,7 @@ from components.crm import CrmConfig
 from components.crm import build as build_crm
 from components.crm.dcnv2 import Dcnv2
 from components.crm.din import Din
+from components.errors import ArtifactError
 from components.features.store import FeatureStore
 from components.features.tables import load_store, read_samples
 from components.joint import alignment
@@ -26,6 +27,7 @@ from components.joint.deepspeed_engine import Config, DeepSpeedEngine
 from components.joint.engine import Engine, ParameterGroup, TorchEngine
 from components.joint.model import JointBatch, JointModel, LossWeights
 from components.llm import backbone
+from tests.components.joint.traps import Trap
 
 ROWS = 16  # of a global batch
 CLIPPING = 0.5  # below the first gradients' norm, so that clipping is compared too
@@ -107,6 +109,26 @@ def stop_and_go_on(rank: int, workers: int, case: Case, folder: Path) -> tuple[l
     weights = arrays(fresh.weights(fresh.model))
     fresh.close()
     return losses, weights, sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def trapped(rank: int, workers: int, case: Case, folder: Path) -> tuple[list[str], list[str]]:
+    """Put a trap in the place of each file of weights in turn; return the files, and those with which it was refused."""
+    engine = open_engine(case, workers)
+    steps(engine, case, rank, workers, range(1))
+    engine.save(folder)
+    engine.close()
+    files, refused = sorted(folder.rglob("*.pt")), list[str]()
+    for path in files:
+        whole = path.read_bytes()
+        torch.save({"module": Trap(folder / "marker")}, path)
+        fresh = open_engine(case, workers)
+        try:
+            fresh.load(folder)
+        except ArtifactError as error:
+            refused.append(str(error).partition(": expected tensors")[0])
+        fresh.close()
+        path.write_bytes(whole)
+    return [str(path) for path in files], refused
 
 
 def two_stages(rank: int, workers: int, case: Case) -> tuple[Outcome, int]:

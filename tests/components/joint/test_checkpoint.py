@@ -4,9 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from components import storage
-from components.joint.checkpoint import flaw, newest_whole, remove_orphans, seal
+from components.errors import ArtifactError
+from components.joint.checkpoint import flaw, newest_whole, remove_orphans, require_whole, seal
+from tests.components.joint.traps import Trap
+
 
 CHECKPOINTS = ("checkpoint_2026-11-21_12-00-00", "checkpoint_2026-11-21_12-10-00", "checkpoint_2026-11-21_12-20-00")
 SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -91,6 +95,16 @@ def test_the_newest_whole_one_alone_is_left(run: str) -> None:
     assert newest_whole(run, 2, said.append) == f"{run}/{CHECKPOINTS[2]}"
     assert names(run) == [CHECKPOINTS[2]]
     assert said == []
+
+
+def test_a_worker_reads_no_checkpoint_that_is_not_what_was_written(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint_1"
+    checkpoint(str(folder), tmp_path)
+    require_whole(folder, 2)
+    torch.save({"module": Trap(tmp_path / "marker")}, folder / "engine" / "state-1.pt")
+    with pytest.raises(ArtifactError, match=r"checkpoint not used: .*engine/state-1\.pt"):
+        require_whole(folder, 2)
+    assert not (tmp_path / "marker").exists()
 
 
 def test_where_none_is_whole_the_run_starts_afresh(run: str) -> None:

@@ -126,6 +126,14 @@ def test_going_on_from_a_checkpoint_equals_never_having_stopped(data: Path, tmp_
     assert_weights(weights, never.weights, 0)
 
 
+@pytest.mark.parametrize(("zero", "files"), [(None, 1), (2, 2), (3, 2)])
+def test_code_in_any_file_of_a_checkpoint_is_refused_and_never_run(data: Path, tmp_path: Path, zero: int | None, files: int) -> None:
+    ((saved, refused),) = worlds.run(1, engines.trapped, Case(data, zero, models=("llm",)), tmp_path)
+    assert len(saved) == files
+    assert refused == saved
+    assert not (tmp_path / "marker").exists()
+
+
 def test_a_checkpoint_of_adapters_holds_no_frozen_weight(data: Path, tmp_path: Path) -> None:
     worlds.run(1, engines.stop_and_go_on, Case(data, 2, lora=True, models=("llm",), steps=2), tmp_path)
     frozen = (data / "backbone" / "model.safetensors").stat().st_size
