@@ -1,6 +1,14 @@
-"""The errors that Tandem raises for the person who runs it: one picklable hierarchy, one exit code each."""
+"""The errors that Tandem raises for the person who runs it: one picklable hierarchy, one exit code each, one line of text."""
 
 from __future__ import annotations
+
+
+def one_line(text: object) -> str:
+    """Replace what does not print (line ends, ANSI escapes, text directions, lone surrogates) by blanks.
+
+    For whatever goes to a log or a terminal and may come from data: it can neither end its line nor colour it.
+    """
+    return "".join(sign if sign.isprintable() else " " for sign in str(text))
 
 
 class TandemError(Exception):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from components import artifacts, storage
-from components.errors import ArtifactError, ConfigError, TandemError
+from components.errors import ArtifactError, ConfigError, TandemError, one_line
 from components.llm.config import TINY
 from components.types import Tables
 from pipelines import VERSION, cluster, command_line, evaluate, policy, prepare, prompts, score, train
@@ -170,13 +170,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run(command_line.parse(arguments), interruption)
     except TandemError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(one_line(f"error: {error}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where this run stopped", file=sys.stderr)
         return 130
     except Exception as error:  # the last resort: one readable line first, then where it happened
-        print(f"error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", file=sys.stderr)
+        print(one_line(f"error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"), file=sys.stderr)
         traceback.print_exc()
         return 1
     return 0

@@ -7,6 +7,8 @@ import os
 import sys
 import time
 
+from components.errors import one_line
+
 EVERY_S = 5.0  # at most one line of progress in this time
 # Libraries that note as warnings or news what is as it should be: tokens of a cluster, no GPU, an example that is checked.
 CHATTY = ("ray._private.authentication.authentication_token_setup", "ray.data._internal.progress", "DeepSpeed")
@@ -35,7 +37,7 @@ class Progress:
         """Print a line now."""
         self._said_s = time.monotonic()
         elapsed = self._said_s - self._stage_started_s
-        print(f"[{self._number}/{self._stages} {self._stage} {elapsed:5.0f} s] {text}", file=sys.stderr, flush=True)
+        print(one_line(f"[{self._number}/{self._stages} {self._stage} {elapsed:5.0f} s] {text}"), file=sys.stderr, flush=True)
 
     def update(self, done: int, total: int, text: str) -> None:
         """Print how far the stage is, unless a line was printed a moment ago."""

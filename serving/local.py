@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from components import ray_token
-from components.errors import ArtifactError, ConfigError, TandemError
+from components.errors import ArtifactError, ConfigError, TandemError, one_line
 
 RUNS = Path("runs")
 HOST = "127.0.0.1"
@@ -100,7 +100,7 @@ def main() -> int:
         require_free(options.host, options.port)
         serve(options.model or newest_run(), options.host, options.port, settings)
     except (TandemError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(one_line(f"error: {error}"), file=sys.stderr)
         return error.exit_code if isinstance(error, TandemError) else 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.artifacts import as_plain
+from components.errors import one_line
 
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH, NAME_LENGTH = 250, 6000, 8000, 250  # the limits of MLflow 3
 
 
 def clean(text: Any, limit: int) -> str:
-    """Replace what is not printable (control characters, ANSI escapes, line ends, lone surrogates) by blanks and cut with a note."""
-    shown = "".join(sign if sign.isprintable() else " " for sign in str(text))
+    """Make one line of the text and cut it with a note."""
+    shown = one_line(text)
     note = f"... (cut, {len(shown)} characters)"
     return shown if len(shown) <= limit else shown[: limit - len(note)] + note
 

@@ -1,0 +1,45 @@
+"""What a person who waits reads: lines that nothing in the data can end, colour or forge."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from components.errors import DataError
+from pipelines import full
+from pipelines.progress import Progress
+
+FORGED = "Title\n\x1b[31merror: forged\x1b[0m\r\u2028\u202e\udcff"
+
+
+@pytest.fixture
+def _signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def only_line(text: str) -> str:
+    (line,) = text.splitlines()
+    assert line.isprintable()
+    return line
+
+
+def test_a_line_of_progress_stays_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(3)
+    progress.start("tables")
+    progress.say(f"column {FORGED} is not used")
+    assert only_line(capsys.readouterr().err).endswith("] column Title  [31merror: forged [0m     is not used")
+
+
+@pytest.mark.usefixtures("_signals")
+def test_an_error_that_quotes_data_stays_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*arguments: object) -> None:
+        raise DataError(f"u.item: expected a genre, got {FORGED}")
+
+    monkeypatch.setattr(full, "run", read)
+    assert full.main(["demo"]) == 1
+    assert only_line(capsys.readouterr().err) == "error: u.item: expected a genre, got Title  [31merror: forged [0m    "
