@@ -10,6 +10,7 @@ from pathlib import Path
 from components import artifacts, storage
 from components.errors import ArtifactError
 from components.local_copy import local_copy
+from components.tracking.config import ALIAS, MODEL_NAME
 from components.tracking.ensemble import fetch_ensemble, fixed_version
 
 ROOT = Path(__file__).parent.parent
@@ -35,8 +36,8 @@ class Model:
 def resolve(uri: str, tracking_uri: str = "") -> Model:
     """Find the model and check every file of it; raises ArtifactError naming what is missing or damaged."""
     if uri.startswith(REGISTERED):
-        if not re.fullmatch(r"models:/[^/@]+(@[^/@]+|/[0-9]+)", uri):  # MLflow would look elsewhere for any other
-            raise ArtifactError(f"model: expected models:/NAME@ALIAS or models:/NAME/VERSION, got {uri}")
+        if not re.fullmatch(f"{REGISTERED}{MODEL_NAME}(@{ALIAS}|/[0-9]{{1,9}})", uri):  # MLflow would look elsewhere
+            raise ArtifactError(f"model: expected models:/NAME@ALIAS or models:/NAME/VERSION, got {uri!r}")
         store = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT}/runs/mlflow.db"
         fixed = fixed_version(uri, store)
         artifacts.verify(fetch_ensemble(fixed, store, LOADER))

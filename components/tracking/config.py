@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from components.errors import ConfigError
 
+MODEL_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
+ALIAS = r"[A-Za-z0-9_-]{1,128}"
+
 
 class Tracking:
     """Recording of runs, figures and models in MLflow."""
@@ -32,11 +35,11 @@ class Tracking:
                 )
             if not 0 < len(self.experiment) <= 250 or not self.experiment.isprintable():
                 raise ConfigError(f"tracking.experiment: expected 1 to 250 printable characters; got {self.experiment!r}")
-            if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}", self.registered_model):
+            if not re.fullmatch(MODEL_NAME, self.registered_model):
                 raise ConfigError(
                     f"tracking.registered_model: expected 1 to 128 letters, digits, '.', '_', '-'; got {self.registered_model!r}"
                 )
-            if not re.fullmatch(r"[A-Za-z0-9_-]{1,128}", self.alias) or re.fullmatch(r"(?i)latest|v\d+", self.alias):
+            if not re.fullmatch(ALIAS, self.alias) or re.fullmatch(r"(?i)latest|v\d+", self.alias):
                 raise ConfigError(
                     f"tracking.alias: expected 1 to 128 letters, digits, '_', '-', not 'latest' or like 'v1'; got {self.alias!r}"
                 )

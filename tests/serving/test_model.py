@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -127,10 +128,18 @@ def test_the_registry_of_the_environment_is_the_default(registry: Path, monkeypa
     assert resolve("models:/tandem@champion").tracking_uri == sqlite_uri(registry)
 
 
-@pytest.mark.parametrize("uri", ["models:/tandem", "models:/", "models:/tandem/latest", "models:/tandem@a/1", "models:/m-0123/x/y"])
-def test_a_registered_model_without_a_version_or_an_alias_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("models:/tandem", "models:/", "models:/tandem/latest", "models:/tandem@a/1", "models:/m-0123/x/y"),
+        *("models:/../1", "models:/a b/1", "models:/tandem@x;y", "models:/tandem/1\n", f"models:/{'n' * 129}/1"),
+    ],
+)
+def test_a_registered_model_without_a_name_and_a_version_or_an_alias_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ArtifactError, match=f"^model: expected models:/NAME@ALIAS or models:/NAME/VERSION, got {uri}$"):
+    with pytest.raises(ArtifactError, match=f"^model: expected models:/NAME@ALIAS or models:/NAME/VERSION, got {re.escape(repr(uri))}$"):
         resolve(uri, f"sqlite:///{tmp_path}/none.db")
     assert not list(tmp_path.iterdir()), "looking for a model makes no store"
 

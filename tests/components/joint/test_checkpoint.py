@@ -11,7 +11,6 @@ from components.errors import ArtifactError
 from components.joint.checkpoint import flaw, newest_whole, remove_orphans, require_whole, seal
 from tests.components.joint.traps import Trap
 
-
 CHECKPOINTS = ("checkpoint_2026-11-21_12-00-00", "checkpoint_2026-11-21_12-10-00", "checkpoint_2026-11-21_12-20-00")
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 
