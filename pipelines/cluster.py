@@ -13,7 +13,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-from ray._raylet import Config as RayletConfig
+from ray._raylet import Config as RayletConfig  # pyright: ignore[reportAttributeAccessIssue]
 from ray.data import DataContext, Dataset
 from ray.data.datasource import FilenameProvider
 from ray.exceptions import AuthenticationError

@@ -83,7 +83,8 @@ class DeepSpeedEngine:
         self._engine, optimizer, _, _ = deepspeed.initialize(
             model=model, optimizer=adamw(groups), config=deepspeed_config(config, micro_batch, accumulation, workers)
         )
-        self._engine.checkpoint_engine.load = _read  # through which every file of a checkpoint goes
+        checkpoint_engine: Any = self._engine.checkpoint_engine
+        checkpoint_engine.load = _read  # every file of a checkpoint goes through it
         self._optimizer = cast(torch.optim.Optimizer, optimizer)  # wrapped for ZeRO, with the same parameter groups
         self._buffers = list(persistent_buffers(model).values())
 

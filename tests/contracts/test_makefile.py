@@ -20,5 +20,10 @@ def test_cleaning_removes_what_can_be_made_again_and_no_finished_run() -> None:
 
 def test_mlflow_listens_on_loopback_and_runs_no_jobs() -> None:
     command = planned("mlflow")
-    for words in ("--host 127.0.0.1", "--allowed-hosts localhost:5000,127.0.0.1:5000", "JOB_EXECUTION=false", "PICKLE_DESERIALIZATION=false"):
+    for words in (
+        "--host 127.0.0.1",
+        "--allowed-hosts localhost:5000,127.0.0.1:5000",
+        "JOB_EXECUTION=false",
+        "PICKLE_DESERIALIZATION=false",
+    ):
         assert words in command
