@@ -52,10 +52,10 @@ lock:
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet uv==0.13.9
 	cp requirements.lock requirements-dev.lock $(VENV)-lock || true
-	$(LOCKER) --extra aws --constraint requirements-torch.lock --output-file $(VENV)-lock/requirements.lock > /dev/null
+	$(LOCKER) --extra aws --extra s3 --constraint requirements-torch.lock --output-file $(VENV)-lock/requirements.lock > /dev/null
 	$(WITHOUT_TORCH) $(VENV)-lock/requirements.lock > requirements.lock
 	sed -n 's/ \\$$//; /==/p' requirements.lock requirements-torch.lock > $(VENV)-lock/known.txt
-	$(LOCKER) --extra aws --extra dev --constraint $(VENV)-lock/known.txt --output-file $(VENV)-lock/requirements-dev.lock \
+	$(LOCKER) --extra aws --extra s3 --extra dev --constraint $(VENV)-lock/known.txt --output-file $(VENV)-lock/requirements-dev.lock \
 	    $$(sed 's/==.*//; s/^/--no-emit-package /' $(VENV)-lock/known.txt) > /dev/null
 	$(WITHOUT_TORCH) $(VENV)-lock/requirements-dev.lock > requirements-dev.lock
 	rm -rf $(VENV)-lock
