@@ -29,16 +29,20 @@ class CircuitBreaker:
         self._probe = self._tickets if state == "half_open" else 0
         return self._tickets
 
+    def is_probe(self, ticket: int) -> bool:
+        """Tell whether the holder of this ticket decides alone whether the circuit closes."""
+        return ticket == self._probe
+
     def succeeded(self) -> None:
         self._failures, self._probe = 0, 0
 
     def failed(self, ticket: int) -> None:
         """Count a failure; one that was asked for before the circuit opened says nothing new."""
-        if self.state == "closed" or ticket == self._probe:
+        if self.state == "closed" or self.is_probe(ticket):
             self._failures += 1
             self._opened_s, self._probe = self._now_s(), 0
 
     def gave_up(self, ticket: int) -> None:
         """The asker left before there was an answer: that says nothing of the other side."""
-        if ticket == self._probe:
+        if self.is_probe(ticket):
             self._probe = 0

@@ -19,6 +19,7 @@ from components.joint.arms import CrmArm, LlmArm, Scores
 from serving.access import access, require_shared_events
 from serving.arguments import Arguments
 from serving.endpoints import build_http
+from serving.guarded import OTHER_VERSION
 from serving.metrics import LlmMetrics
 from serving.model import Model
 from serving.service import Service
@@ -44,13 +45,20 @@ class Llm:
         self._arm = LlmArm.load(folder, arguments.llm_max_batch_tokens, device)
         self._probe = Visit(None, {}, (), 0, (Candidate(self._arm.first_item),))
         self._arm.score([self._probe])
+        self._version = model.version
         self._metrics = LlmMetrics()
         batches: Any = self._answer  # what serve.batch makes of the method
         batches.set_max_batch_size(arguments.llm_max_batch_requests)
         batches.set_batch_wait_timeout_s(arguments.llm_batch_wait_ms / 1000)
 
-    async def __call__(self, visit: Visit, timeout_s: float) -> NDArray[np.float64]:
-        """Return the probability of each candidate; an answer that comes after `timeout_s` is not computed."""
+    async def __call__(self, visit: Visit, version: str, timeout_s: float) -> NDArray[np.float64] | str:
+        """Return the probability of each candidate, OTHER_VERSION where another model was meant.
+
+        An answer that comes after `timeout_s` is not computed. Serve replaces ingress and LLM each on its own, so during a
+        rollout either may meet the other's older version.
+        """
+        if version != self._version:
+            return OTHER_VERSION
         found = await self._answer(Question(visit, time.monotonic() + timeout_s))
         if isinstance(found, Exception):
             raise found

@@ -22,6 +22,7 @@ from components.routing.policy import Policy
 from serving.arguments import Arguments
 from serving.breaker import CircuitBreaker
 from serving.events.store import Event, open_store
+from serving.guarded import Guarded
 from serving.histories import History, UserHistories, given
 from serving.llm_client import LlmClient
 from serving.metrics import Metrics
@@ -53,7 +54,7 @@ class Service:
         self.events = open_store(arguments.events)
         self.histories = UserHistories(self.store.users, self.store.items, load_histories(folder), self.events, self.store.history_length)
         breaker = CircuitBreaker(arguments.breaker_failures, arguments.breaker_pause_ms / 1000)
-        self.llm = LlmClient(llm, breaker, arguments.deadline_ms / 2000, self.metrics.llm_failed)
+        self.llm = LlmClient(Guarded(llm, model.version, breaker, arguments.deadline_ms / 2000), self.metrics.llm_failed)
         self._crm, self._arguments, self.model_version = crm, arguments, model.version
         self._shipped = artifacts.read_json(artifacts.join(folder, "policy.json"))
         self.curve: list[dict[str, Any]] = artifacts.read_json(artifacts.join(folder, "curve.json"))

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from components import artifacts
 from components.crm import CrmConfig
@@ -28,7 +29,10 @@ CURVE = [
 
 
 def make(folder: Path, policy: Policy = POLICY, seed: int = 0) -> Path:
-    """Write the artifact `ensemble/` below `folder`, the prepared data set it stands on beside it, and return it."""
+    """Write the artifact `ensemble/` below `folder`, the prepared data set it stands on beside it, and return it.
+
+    Each seed has a CRM and an LLM of its own.
+    """
     data = folder / "data"
     if not data.exists():
         data.mkdir(parents=True)
@@ -43,6 +47,7 @@ def make(folder: Path, policy: Policy = POLICY, seed: int = 0) -> Path:
     with artifacts.create(str(target), f"seed-{seed}", ()) as (aside, _):
         save_crm(crm, config, Path(aside) / "crm")
         shutil.copytree(data / "backbone", Path(aside) / "llm")
+        _shift(Path(aside, "llm", "model.safetensors"), seed)
         for name in STORE_FILES:
             shutil.copy(tables / name, aside)
         (tables / "test").mkdir(exist_ok=True)
@@ -53,3 +58,11 @@ def make(folder: Path, policy: Policy = POLICY, seed: int = 0) -> Path:
         artifacts.write_json(f"{aside}/prompts.json", {"history_length": 4, "max_tokens": prepared.MAX_TOKENS})
         artifacts.write_json(f"{aside}/curve.json", CURVE)
     return target
+
+
+def _shift(weights: Path, seed: int) -> None:
+    """Make the LLM of a seed another than that of seed 0."""
+    random = torch.Generator().manual_seed(seed)
+    tensors = load_file(weights)
+    shifted = {name: tensor + 0.1 * min(seed, 1) * torch.randn(tensor.shape, generator=random) for name, tensor in tensors.items()}
+    save_file(shifted, weights, {"format": "pt"})

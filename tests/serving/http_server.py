@@ -25,6 +25,7 @@ from components.joint.arms import LlmArm
 from serving.access import Access
 from serving.arguments import Arguments
 from serving.endpoints import build_http
+from serving.guarded import OTHER_VERSION
 from serving.model import resolve
 from serving.service import Service
 
@@ -37,21 +38,24 @@ class LlmStandIn:
     """Answers as the LLM's handle does, in this process; it can be told to fail or to be slow."""
 
     arm: LlmArm
+    version: str = ""
     fails: bool = False
     delay_s: float = 0.0
     changes: Callable[[NDArray[np.float64]], Any] = np.asarray  # what comes in the place of the model's answer
     asked: list[Visit] = field(default_factory=list)
 
-    def remote(self, visit: Visit, timeout_s: float) -> StandInResponse:
+    def remote(self, visit: Visit, version: str, timeout_s: float) -> StandInResponse:
         del timeout_s
         self.asked.append(visit)
-        return StandInResponse(asyncio.ensure_future(self._answer(visit)))
+        return StandInResponse(asyncio.ensure_future(self._answer(visit, version)))
 
-    async def _answer(self, visit: Visit) -> NDArray[np.float64]:
+    async def _answer(self, visit: Visit, version: str) -> NDArray[np.float64] | str:
         fails = self.fails
         await asyncio.sleep(self.delay_s)
         if fails:
             raise RayActorError
+        if version != self.version:
+            return OTHER_VERSION
         return self.changes((await asyncio.to_thread(self.arm.score, [visit]))[0])
 
 
@@ -59,7 +63,7 @@ class LlmStandIn:
 class StandInResponse:
     """What `.remote` of a handle returns."""
 
-    task: asyncio.Task[NDArray[np.float64]]
+    task: asyncio.Task[Any]
 
     def __await__(self) -> Any:
         return self.task.__await__()
@@ -100,8 +104,9 @@ class Called(Running):
 def build(ensemble: Path, events: Path, access: Access, **settings: Any) -> tuple[FastAPI, Service, LlmStandIn]:
     """Return the application on the artifact `ensemble/`, with its parts; events go to a file at `events`."""
     arguments = Arguments(model=str(ensemble), events=f"sqlite:///{events}", **settings)
-    llm = LlmStandIn(LlmArm.load(str(ensemble), MAX_BATCH_TOKENS))
-    service = Service(resolve(str(ensemble)), arguments, cast(DeploymentHandle, llm), None)
+    model = resolve(str(ensemble))
+    llm = LlmStandIn(LlmArm.load(str(ensemble), MAX_BATCH_TOKENS), model.version)
+    service = Service(model, arguments, cast(DeploymentHandle, llm), None)
     return build_http(service, arguments, access), service, llm
 
 

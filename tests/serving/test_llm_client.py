@@ -14,11 +14,13 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 
 from components.features.visit import Candidate, Visit
 from serving.breaker import CircuitBreaker
+from serving.guarded import OTHER_VERSION, Guarded
 from serving.llm_client import LlmClient
 from serving.router import LlmFailureError
 
 VISIT = Visit("u", {}, (), 0, (Candidate("a"), Candidate("b")))
 PATIENCE_S = 0.02
+NEVER = object()
 
 
 class Response:
@@ -38,15 +40,15 @@ class Handle:
     """A deployment that answers as it is told, once for each call."""
 
     def __init__(self, *answers: object) -> None:
-        """An exception is raised, None never comes, anything else is the answer."""
+        """An exception is raised, NEVER never comes, anything else is the answer."""
         self._answers, self.asked, self.responses = list(answers), [], []
 
-    def remote(self, visit: Visit, timeout_s: float) -> Response:
-        self.asked.append((visit, timeout_s))
+    def remote(self, visit: Visit, version: str, timeout_s: float) -> Response:
+        self.asked.append((visit, version, timeout_s))
         answer = self._answers.pop(0)
 
         async def come() -> object:
-            if answer is None:
+            if answer is NEVER:
                 await asyncio.sleep(60)
             if isinstance(answer, BaseException):
                 raise answer
@@ -56,21 +58,37 @@ class Handle:
         return self.responses[-1]
 
 
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Hurried:
+    """A deployment whose answers take longer than anybody waits, while the clock goes on."""
+
+    def __init__(self, clock: Clock, waited_s: float) -> None:
+        self._clock, self._waited_s, self.answers = clock, waited_s, False
+
+    def remote(self, visit: Visit, version: str, timeout_s: float) -> Response:
+        async def come() -> object:
+            if self.answers:
+                return [0.5, 0.5]
+            self._clock.now_s += self._waited_s
+            raise TimeoutError
+
+        return Response(come)
+
+
 class Away:
     """A deployment that can't even be asked."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    def remote(self, visit: Visit, timeout_s: float) -> Response:
+    def remote(self, visit: Visit, version: str, timeout_s: float) -> Response:
         raise self._error
-
-
-class Clock:
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 def task_error(cause: BaseException) -> RayTaskError:
@@ -79,7 +97,8 @@ def task_error(cause: BaseException) -> RayTaskError:
 
 def client(handle: Any, failures: int = 1, clock: Clock | None = None) -> tuple[LlmClient, list[str]]:
     causes: list[str] = []
-    return LlmClient(handle, CircuitBreaker(failures, 5.0, clock or Clock()), PATIENCE_S, causes.append), causes
+    clock = clock or Clock()
+    return LlmClient(Guarded(handle, "v1", CircuitBreaker(failures, 5.0, clock), PATIENCE_S, clock), causes.append), causes
 
 
 def ask(one: LlmClient, timeout_s: float = 1.0) -> np.ndarray | str:
@@ -96,7 +115,7 @@ def test_the_answer_comes_as_doubles_in_the_order_of_the_candidates() -> None:
     found = ask(one, 0.7)
     assert isinstance(found, np.ndarray)
     assert (found.tolist(), found.dtype, causes) == ([0.25, 0.5], np.float64, [])
-    assert handle.asked == [(VISIT, 0.7)]
+    assert handle.asked == [(VISIT, "v1", 0.7)]
     assert one.state == "ready"
 
 
@@ -146,13 +165,48 @@ def test_an_answer_of_another_shape_is_invalid_and_counts_against_the_llm(answer
 
 
 def test_a_timeout_counts_from_the_patience_on_and_cancels_the_question() -> None:
-    handle = Handle(None, None)
+    handle = Handle(NEVER, NEVER)
     one, causes = client(handle)
     assert ask(one, PATIENCE_S / 2) == "llm_timeout"
     assert one.state == "ready"
     assert ask(one, PATIENCE_S) == "llm_timeout"
     assert (one.state, causes) == ("unavailable", ["llm_timeout"] * 2)
     assert [response.cancelled for response in handle.responses] == [True, True]
+
+
+def test_clients_in_a_hurry_open_the_circuit_once_there_was_silence_for_as_long_as_the_patience() -> None:
+    clock = Clock()
+    one, _ = client(Hurried(clock, PATIENCE_S * 0.4), failures=2, clock=clock)
+    states = []
+    for _ in range(4):
+        assert ask(one, PATIENCE_S * 0.4) == "llm_timeout"
+        states.append(one.state)
+        clock.now_s += 1.0  # nobody asks: that is no silence
+    assert states == ["ready", "ready", "ready", "unavailable"]
+
+
+def test_an_answer_ends_the_silence() -> None:
+    clock = Clock()
+    handle = Hurried(clock, PATIENCE_S * 0.4)
+    one, _ = client(handle, clock=clock)
+    for _ in range(5):
+        assert [ask(one, PATIENCE_S * 0.4) for _ in range(2)] == ["llm_timeout"] * 2
+        handle.answers = True
+        assert np.array_equal(ask(one), [0.5, 0.5])
+        handle.answers = False
+    assert one.state == "ready"
+
+
+@pytest.mark.parametrize("probing", [False, True])
+def test_an_llm_of_another_version_is_not_mixed_in_and_not_to_blame(probing: bool) -> None:
+    clock = Clock()
+    one, causes = client(Handle(*([RayActorError()] if probing else []), OTHER_VERSION, [0.5, 0.5]), clock=clock)
+    if probing:
+        ask(one)
+        clock.now_s = 5.0
+    assert ask(one) == causes[-1] == "llm_other_version"
+    assert one.state == ("recovering" if probing else "ready")
+    assert np.array_equal(ask(one), [0.5, 0.5])
 
 
 @pytest.mark.parametrize("timeout_s", [0.0, -3.0])
@@ -185,7 +239,7 @@ def test_a_probe_after_the_pause_brings_the_llm_back() -> None:
 
 def test_others_get_no_answer_while_the_probe_is_out() -> None:
     clock = Clock()
-    handle = Handle(RayActorError(), None)
+    handle = Handle(RayActorError(), NEVER)
     one, _ = client(handle, clock=clock)
     assert ask(one) == "llm_unavailable"
     clock.now_s = 5.0
@@ -194,13 +248,13 @@ def test_others_get_no_answer_while_the_probe_is_out() -> None:
         return await asyncio.gather(one(VISIT, PATIENCE_S / 2), one(VISIT, PATIENCE_S / 2), return_exceptions=True)
 
     assert [str(error) for error in asyncio.run(both())] == ["llm_timeout", "circuit_open"]
-    assert one.state == "recovering", "a hurried probe says nothing: the next may ask"
+    assert one.state == "unavailable", "one in a hurry that gets no answer either begins a new pause, or each client would wait in turn"
 
 
 @pytest.mark.parametrize("probing", [False, True])
 def test_a_client_that_leaves_cancels_the_question_and_frees_the_probe(probing: bool) -> None:
     clock = Clock()
-    handle = Handle(*([RayActorError()] if probing else []), None, [0.5, 0.5])
+    handle = Handle(*([RayActorError()] if probing else []), NEVER, [0.5, 0.5])
     one, causes = client(handle, clock=clock)
     if probing:
         assert ask(one) == "llm_unavailable"

@@ -22,6 +22,7 @@ from tests.serving.load import load
 from tests.serving.served import BOTH, Served
 
 pytestmark = pytest.mark.end_to_end
+EVERYTHING = {**BOTH, "threshold": "-inf"}
 SERVE = str(Path(sys.executable).with_name("serve"))
 
 
@@ -79,6 +80,14 @@ def ask(cluster: Cluster) -> dict[str, Any]:
     return cluster.endpoint.post("/v1/score", BOTH).body
 
 
+def everything_asked(cluster: Cluster) -> dict[str, Any]:
+    return cluster.endpoint.post("/v1/score", EVERYTHING).body
+
+
+def p_llm(body: dict[str, Any]) -> list[float]:
+    return [result["p_llm"] for result in body["results"]]
+
+
 def test_a_new_threshold_goes_live_without_a_restart(deployed: Cluster) -> None:
     before, processes = ask(deployed), deployed.endpoint.pids("ServeReplica")
     with load(deployed.endpoint, BOTH) as found:
@@ -91,15 +100,24 @@ def test_a_new_threshold_goes_live_without_a_restart(deployed: Cluster) -> None:
 
 
 def test_a_new_model_rolls_in_without_a_failed_request(deployed: Cluster) -> None:
-    before = ask(deployed)["model_version"]
-    with load(deployed.endpoint, BOTH) as found:
+    before = everything_asked(deployed)
+    with load(deployed.endpoint, EVERYTHING) as found:
         deployed.deploy(ensembles.make(deployed.temp / "second", seed=1), {})
-        deployed.endpoint.wait_until(lambda: ask(deployed)["model_version"] != before, "the new model", 120)
+        deployed.endpoint.wait_until(lambda: ask(deployed)["model_version"] != before["model_version"], "the new model", 120)
         deployed.endpoint.wait_until(lambda: deployed.status()["status"] == "RUNNING", "Serve has finished", 120)
     assert found.statuses == {200}
     assert not found.failures
     assert {answer.body["model_version"] for answer in found.answers} == {"seed-0", "seed-1"}
-    assert ask(deployed)["model_version"] == "seed-1"
+    after = everything_asked(deployed)
+    assert (after["model_version"], after["degraded"]) == ("seed-1", False)
+    # Whichever processes met: numbers of the two models are never mixed.
+    arms = {"seed-0": p_llm(before), "seed-1": p_llm(after)}
+    assert arms["seed-0"] != pytest.approx(arms["seed-1"], abs=1e-3)
+    for answer in found.answers:
+        if answer.body["degraded"]:
+            assert answer.body["degraded_cause"] in ("llm_other_version", "llm_overloaded", "llm_timeout", "llm_unavailable")
+        else:
+            assert p_llm(answer.body) == pytest.approx(arms[answer.body["model_version"]], abs=1e-5)
 
 
 def test_a_damaged_model_does_not_replace_one_that_works(deployed: Cluster) -> None:

@@ -265,6 +265,18 @@ def test_where_the_llm_is_away_the_crm_answers(http: Called) -> None:
     assert not ask(http, SCALE, threshold="inf")["degraded"]  # it was not to be asked
 
 
+def test_numbers_of_two_versions_are_never_mixed(http: Called) -> None:
+    """As in the middle of a rollout: this process is new, the LLM's still an old one."""
+    http.llm.version, current = "older", http.llm.version
+    try:
+        for _ in range(5):
+            answer = ask(http, [{"id": "i1"}, {"id": "i2"}], threshold="-inf")
+            assert (answer["degraded_cause"], answer["llm_scored"], arms(answer)) == ("llm_other_version", 0, ["crm", "crm"])
+    finally:
+        http.llm.version = current
+    assert arms(ask(http, [{"id": "i1"}], threshold="-inf")) == ["llm"], "the circuit stayed closed"
+
+
 def test_an_llm_that_never_answers_costs_the_deadline_and_no_more(http: Called) -> None:
     http.llm.delay_s = 3_600.0
     started_s = time.monotonic()
