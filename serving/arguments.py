@@ -21,7 +21,7 @@ class Arguments(BaseModel):
     crm_replicas: int = Field(0, ge=0, description="processes with the CRM alone; 0: it lives in the ingress, without a hop")
     ingress_cpus: float = Field(0.25, gt=0, description="CPUs that Ray reserves for an ingress or CRM process")
     llm_cpus: float = Field(0.5, gt=0, description="CPUs that Ray reserves for an LLM process")
-    llm_gpus: float = Field(0.0, ge=0, description="GPUs of an LLM process")
+    llm_gpus: float = Field(0.0, ge=0, description="GPUs of an LLM process; 0: it computes on the CPU")
     crm_threads: int = Field(1, ge=1, description="threads that the CRM computes with")
     llm_threads: int = Field(1, ge=1, description="threads that the LLM computes with")
 
@@ -34,9 +34,10 @@ class Arguments(BaseModel):
     llm_max_queued_requests: int = Field(16, ge=1, description="questions that wait for it; for more the CRM answers")
     llm_max_batch_requests: int = Field(8, ge=1, description="questions that are computed together")
     llm_max_batch_tokens: int = Field(4_096, ge=1, description="tokens that are computed together, padding included")
-    llm_batch_wait_ms: float = Field(2.0, ge=0, description="how long a question waits for others")
     health_check_period_s: float = Field(10.0, gt=0, description="how often each process answers a question to show that it can")
-    health_check_timeout_s: float = Field(30.0, gt=0, description="after which a process that does not answer is replaced")
+    health_check_timeout_s: float = Field(
+        30.0, gt=0, description="after which a process that does not answer, or an LLM that computes the same questions, is replaced"
+    )
     breaker_failures: int = Field(3, ge=1, description="failures of the LLM in a row after which it is not asked")
     breaker_pause_ms: int = Field(5_000, ge=1, description="after which one question tries it again")
     rank_head: int = Field(50, ge=1, le=500, description="best items by the CRM that the router looks at when ranking, at least k")

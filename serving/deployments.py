@@ -18,6 +18,7 @@ from components.features.visit import Candidate, Resolved, Visit
 from components.joint.arms import CrmArm, LlmArm, Scores
 from serving.access import access, require_shared_events
 from serving.arguments import Arguments
+from serving.batcher import Batcher
 from serving.endpoints import build_http
 from serving.guarded import OTHER_VERSION
 from serving.metrics import LlmMetrics
@@ -40,16 +41,15 @@ class Llm:
 
     def __init__(self, model: Model, arguments: Arguments) -> None:
         torch.set_num_threads(arguments.llm_threads)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if arguments.llm_gpus else "cpu"
         folder = model.local()
         self._arm = LlmArm.load(folder, arguments.llm_max_batch_tokens, device)
         self._probe = Visit(None, {}, (), 0, (Candidate(self._arm.first_item),))
         self._arm.score([self._probe])
         self._version = model.version
         self._metrics = LlmMetrics()
-        batches: Any = self._answer  # what serve.batch makes of the method
-        batches.set_max_batch_size(arguments.llm_max_batch_requests)
-        batches.set_batch_wait_timeout_s(arguments.llm_batch_wait_ms / 1000)
+        self._batches = Batcher(self._score, arguments.llm_max_batch_requests)
+        self._patience_s = arguments.health_check_timeout_s
 
     async def __call__(self, visit: Visit, version: str, timeout_s: float) -> NDArray[np.float64] | str:
         """Return the probability of each candidate, OTHER_VERSION where another model was meant.
@@ -59,15 +59,7 @@ class Llm:
         """
         if version != self._version:
             return OTHER_VERSION
-        found = await self._answer(Question(visit, time.monotonic() + timeout_s))
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    @serve.batch(max_batch_size=8, batch_wait_timeout_s=0.002)
-    async def _answer(self, questions: list[Question]) -> list[NDArray[np.float64] | Exception]:
-        # In a thread: health checks and new questions are heard meanwhile.
-        return await asyncio.to_thread(self._score, questions)
+        return await self._batches.ask(Question(visit, time.monotonic() + timeout_s))
 
     def _score(self, questions: list[Question]) -> list[NDArray[np.float64] | Exception]:
         now_s = time.monotonic()
@@ -86,7 +78,12 @@ class Llm:
         return found
 
     async def check_health(self) -> None:
-        """Answer one question; raises where the model can't any more."""
+        """Answer one question, or be in the middle of others; raises where the model can't any more, or is stuck."""
+        running_s = self._batches.running_s()
+        if running_s is not None:
+            if running_s > self._patience_s:
+                raise RuntimeError(f"the LLM computes the same questions for {running_s:.0f} s")
+            return
         found = await asyncio.wait_for(asyncio.to_thread(self._arm.score, [self._probe]), PROBE_S)
         if not np.isfinite(found[0]).all():
             raise RuntimeError("the LLM's answer to its health check is no number")
