@@ -6,10 +6,12 @@ import gc
 import multiprocessing
 import os
 import pickle
+import signal
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,13 @@ PRELOAD = ["tests.components.joint.worlds", "deepspeed", "components.joint.workb
 
 def run(workers: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """Run `work(rank, workers, *arguments)`, a function of a module, in every worker; return what each returned."""
+    results = attempt(workers, work, *arguments)
+    assert results is not None, "a worker was killed"
+    return results
+
+
+def attempt(workers: int, work: Callable[..., Any], *arguments: Any) -> list[Any] | None:
+    """The same, or None where a worker was killed: the others, which would wait for it, are killed then, as Ray Train does."""
     os.environ.update(OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu", GLOO_SOCKET_IFNAME="lo")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -28,15 +37,19 @@ def run(workers: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
         for process in processes:
             process.start()
         stop_s = time.monotonic() + TIMEOUT_S
-        for process in processes:
-            process.join(max(0.0, stop_s - time.monotonic()))
-        late = [process for process in processes if process.is_alive()]
-        for process in late:
+        running, killed = {process.sentinel: process for process in processes}, False
+        while running and not killed and time.monotonic() < stop_s:
+            ended = [running.pop(sentinel) for sentinel in wait(list(running), max(0.0, stop_s - time.monotonic()))]  # pyright: ignore[reportArgumentType]
+            killed = any(process.exitcode == -signal.SIGKILL for process in ended)
+        for process in running.values():
             process.kill()
+            process.join()
+        if killed:
+            return None
         results = [path.read_bytes() for rank in range(workers) if (path := Path(folder) / f"result-{rank}").exists()]
     errors = [error for found in map(pickle.loads, results) if (error := found["error"])]
     assert not errors, "\n".join(errors)
-    assert not late, f"{len(late)} of {workers} workers hung"
+    assert not running, f"{len(running)} of {workers} workers hung"
     assert len(results) == workers, f"exit codes {[process.exitcode for process in processes]}"
     return [pickle.loads(result)["value"] for result in results]
 
