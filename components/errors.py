@@ -43,6 +43,10 @@ class ArtifactError(TandemError):
     """An artifact is missing, incomplete or damaged."""
 
 
+class DiskFullError(TandemError):
+    """A disk has no room for what a run writes."""
+
+
 class ResourceError(TandemError):
     """The cluster can never place what the configuration asks for."""
 

@@ -5,13 +5,16 @@ python pipelines/full.py RECIPE [--data URI] [--output URI] [any key of the conf
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from components import artifacts, storage
+from components.disk import named_when_full
 from components.errors import ArtifactError, ConfigError, TandemError, one_line
 from components.llm.config import TINY
 from components.types import Tables
@@ -168,7 +171,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interruption = Interruption()
     quiet()
     try:
-        run(command_line.parse(arguments), interruption)
+        config = command_line.parse(arguments)
+        with named_when_full(config.output or "", os.environ.get("RAY_TMPDIR", tempfile.gettempdir())):
+            run(config, interruption)
     except TandemError as error:
         print(one_line(f"error: {error}"), file=sys.stderr)
         return error.exit_code

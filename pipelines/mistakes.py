@@ -9,7 +9,7 @@ from ray.train import UserCallback
 
 from components.errors import TandemError
 
-# What another attempt would meet again. Lost workers and connections, full disks and the like are none of these.
+# What another attempt would meet again. Lost workers and connections and the like are none of these.
 MISTAKES = (TandemError, AssertionError, ArithmeticError, AttributeError, ImportError, LookupError, NameError, TypeError, ValueError)
 
 

@@ -23,6 +23,7 @@ from ray.train import RunConfig as RayRunConfig
 
 from components import artifacts, storage
 from components.crm import CrmConfig
+from components.disk import named_when_full
 from components.errors import ConfigError, ResourceError, TandemError
 from components.joint import alignment, deepspeed_engine
 from components.joint.checkpoint import newest_whole
@@ -124,7 +125,8 @@ def run(context: StageContext, job: Job) -> None:
     for name, value in RAY_TRAIN_SETTINGS.items():
         os.environ.setdefault(name, str(value))
     store, folder = storage.arrow(context.scratch.rsplit("/", 1)[0])
-    with Reader(Monitor(context, earlier).show) as reader:
+    monitor = Monitor(context, earlier)
+    with Reader(monitor.show) as reader:
         trainer = TorchTrainer(
             work,
             # As bytes: Ray Train's controller would unpickle the job too, and import torch before it starts workers.
@@ -147,7 +149,8 @@ def run(context: StageContext, job: Job) -> None:
         )
         result = _fit(trainer, job)
     assert result.checkpoint is not None, "the last thing that training does is to report a checkpoint"
-    _export(result.checkpoint, context, earlier)
+    for line in _export(result.checkpoint, context, earlier):
+        monitor.show(line)  # nothing new, unless the board was lost
 
 
 def wants_gpu(config: Config) -> bool:
@@ -169,7 +172,9 @@ def work(settings: dict[str, Any]) -> None:
         # Here, not above: Ray Train's controller imports this file too, and only workers need what takes seconds to import.
         from pipelines.training_worker import train
 
-        train(pickle.loads(settings["job"]), settings["board"], settings["run"], settings["start"])
+        # A disk that is full now is full at the next attempt too: it ends the run, with what this node has free.
+        with named_when_full(Path.cwd(), settings["run"]):
+            train(pickle.loads(settings["job"]), settings["board"], settings["run"], settings["start"])
     except Exception as error:
         error.add_note(traceback.format_exc())  # Ray hands an error over without its traceback
         raise
@@ -201,8 +206,8 @@ def _checkpoint_at(uri: str) -> Checkpoint:
     return Checkpoint(path, store)  # made once: the workers of a node then share what they fetch of it
 
 
-def _export(checkpoint: Checkpoint, context: StageContext, earlier: Sequence[Line]) -> None:
-    """Copy the trained models and the log from the last checkpoint into the artifact; `earlier` is the log of a broken attempt."""
+def _export(checkpoint: Checkpoint, context: StageContext, earlier: Sequence[Line]) -> list[Line]:
+    """Copy the trained models and the log from the last checkpoint into the artifact; return the log. `earlier` is a broken attempt's."""
     with checkpoint.as_directory() as folder:
         fs, path = storage.filesystem(context.folder)
         fs.put(f"{Path(folder) / 'models'}/", f"{path}/", recursive=True)
@@ -211,6 +216,7 @@ def _export(checkpoint: Checkpoint, context: StageContext, earlier: Sequence[Lin
         log = _log(folder)
     # The rate is that of this attempt, like the seconds beside it.
     context.facts.update(best=position.best, work=(_steps(log) - _steps(earlier), "steps"))
+    return log
 
 
 def _log(checkpoint: str) -> list[Line]:
