@@ -131,9 +131,10 @@ def _run_steps(
     for step in steps:
         interruption.check()
         progress.start(step.name)
+        # The artifact comes last: a run that is killed between the two makes it again, and records all of it.
         with (
-            recording.stage(step.name, step.depends) as on_metrics,
             artifacts.create(artifacts.join(output, step.name), wanted[step.name], step.depends) as (folder, facts),
+            recording.stage(step.name, step.depends, folder) as on_metrics,
         ):
             context = StageContext(output, folder, wanted[step.name], progress, on_metrics, facts)
             try:

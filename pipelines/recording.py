@@ -81,14 +81,14 @@ class Recording:
             artifacts.write_json(artifacts.join(self._output, MARK), self._mark)
 
     @contextlib.contextmanager
-    def stage(self, name: str, settings: Sequence[Any]) -> Iterator[OnMetrics]:
-        """Record a stage; yields what takes the figures of its steps."""
+    def stage(self, name: str, settings: Sequence[Any], folder: str) -> Iterator[OnMetrics]:
+        """Record a stage that writes into `folder`; yields what takes the figures of its steps."""
         with self._run.child(
             name, params={type(part).__module__.rsplit(".", 1)[-1]: part for part in settings if hasattr(part, "__dataclass_fields__")}
         ) as run:
             yield run.log_metrics
             if name == "policy":
-                trials = read_frame(artifacts.join(self._output, "policy", "trials.parquet"))
+                trials = read_frame(artifacts.join(folder, "trials.parquet"))
                 tracking.log_trials(run, trials, TRIAL_PARAMETERS, TRIAL_METRICS)
 
     def finish(self) -> None:
