@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import os
+import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ import pytest
 
 from components.datasets.movielens import MovieLens1m, MovieLens100k
 from components.errors import ConfigError, DataError
+from components.features.samples import to_samples
 from components.features.tables import load_store, read_samples
 from components.types import Field, FieldKind, Schema, Source, Tables
 from pipelines import prepare
@@ -301,6 +305,36 @@ def test_the_order_of_the_raw_rows_does_not_matter(prepared: Prepared, rows: pd.
     for split in ("train", "valid", "test"):
         assert sorted(found.pop(split), key=str) == sorted(expected.pop(split), key=str)
     assert found == expected
+
+
+def die_once(mark: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        mark.touch(exist_ok=False)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def mortal_chunks(frame: pd.DataFrame, file: str, mark: Path) -> Iterator[pd.DataFrame]:
+    for number, chunk in enumerate(chunks(frame, file)):
+        yield chunk
+        if number == 1:
+            die_once(mark)
+
+
+def mortal_samples(mark: Path, *arguments: Any, **keys: Any) -> pa.Table:
+    done = to_samples(*arguments, **keys)
+    die_once(mark)
+    return done
+
+
+def test_workers_that_are_killed_lose_no_row_and_double_none(
+    prepared: Prepared, rows: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tables(rows.iloc[:200], rows.iloc[200:])
+    reading = Source("", partial(mortal_chunks, rows.iloc[:200], "rows-0.csv", tmp_path / "died reading"))
+    monkeypatch.setattr(prepare, "to_samples", partial(mortal_samples, tmp_path / "died building"))
+    found = run(tmp_path / "tables", replace(whole, interactions=(reading, *whole.interactions[1:])))
+    assert {path.name for path in tmp_path.glob("died *")} == {"died reading", "died building"}
+    assert content(found) == content(prepared)
 
 
 def test_users_and_items_without_tables_of_their_own_come_from_the_interactions(rows: pd.DataFrame, tmp_path: Path) -> None:

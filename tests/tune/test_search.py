@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +17,9 @@ import ray
 
 from components import metrics
 from components.errors import ConfigError, DataError, TandemError
+from components.routing.calibration import Identity
 from components.routing.policy import crm_only
+from components.routing.signals import Array, Floats
 from tests.components.routing.score_tables import score_table
 from tune import search as search_module
 from tune.objective import Fold, ScoreData, evaluate, prepare
@@ -152,6 +156,37 @@ def test_a_failing_trial_is_skipped_and_told(tmp_path: Path, monkeypatch: pytest
     assert all("isotonic" in line and "AttributeError" in line for line in result.failures)
     assert "failed and is skipped" in failed[0].text
     assert "isotonic" not in set(result.trials["llm_calibration"])
+
+
+@dataclass(frozen=True)
+class Deadly(Identity):
+    """No calibration, but the first process that applies it is killed."""
+
+    mark: Path
+
+    def apply(self, p: Array) -> Floats:
+        if not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().apply(p)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_trial_is_skipped_and_told_and_the_next_ones_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, seen = score_table(1_000), []
+    data = prepare(table, 5)
+    folds = [replace(fold, fitted={**fold.fitted, ("p_llm", "isotonic"): Deadly(tmp_path / "killed")}) for fold in data.folds]
+    monkeypatch.setattr(search_module, "prepare", lambda *_: ScoreData(data.rows, tuple(folds)))
+    result = search(table, replace(CONFIG, trials=6, llm_calibrations=("none", "isotonic")), str(tmp_path), seen.append)
+    (failed,) = [progress for progress in seen if progress.error]
+    assert (tmp_path / "killed").exists()
+    assert failed.done < len(seen) == 6
+    (told,) = result.failures
+    assert "isotonic" in told
+    assert "died" in told
+    tried = result.trials["router"].isin(CONFIG.routers) & result.trials["llm_calibration"].notna()
+    assert tried.sum() >= 5
 
 
 @pytest.mark.ray
