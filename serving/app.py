@@ -32,8 +32,9 @@ def build(arguments: Arguments) -> Application:
     crm = None
     if arguments.crm_replicas:
         crm = serve.deployment(
-            num_replicas=arguments.crm_replicas,
+            **_replicas(arguments.crm_replicas, arguments.crm_max_replicas, arguments.max_ongoing_requests),
             max_ongoing_requests=arguments.max_ongoing_requests,
+            max_queued_requests=arguments.max_queued_requests,
             ray_actor_options={"num_cpus": arguments.ingress_cpus},
             **common,
         )(Crm).bind(model, arguments.crm_threads)

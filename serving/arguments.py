@@ -19,6 +19,7 @@ class Arguments(BaseModel):
     llm_replicas: int = Field(1, ge=1, description="processes with the LLM, at least")
     llm_max_replicas: int = Field(0, ge=0, description="at most, by load; 0: as many as at least")
     crm_replicas: int = Field(0, ge=0, description="processes with the CRM alone; 0: it lives in the ingress, without a hop")
+    crm_max_replicas: int = Field(0, ge=0, description="at most, by load; 0: as many as at least")
     ingress_cpus: float = Field(0.25, gt=0, description="CPUs that Ray reserves for an ingress or CRM process")
     llm_cpus: float = Field(0.5, gt=0, description="CPUs that Ray reserves for an LLM process")
     llm_gpus: float = Field(0.0, ge=0, description="GPUs of an LLM process; 0: it computes on the CPU")

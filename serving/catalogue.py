@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import numpy as np
@@ -24,8 +25,7 @@ NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Error, "description
 def catalogue_routes(service: Service) -> APIRouter:
     """Return the routes below `/v1` that only look things up."""
     routes, store = APIRouter(prefix="/v1", tags=["catalogue"], responses=LOOKUP_ERRORS), service.store
-    user_rows = {user: row for row, user in enumerate(store.users["user_id"])}
-    item_rows = {item: row for row, item in enumerate(store.items["item_id"])}
+    resolver = service.resolver
 
     @routes.get("/users", summary="Some users, the most active ones first")
     async def users(limit: Annotated[int, Query(ge=1, le=200)] = 50) -> dict[str, Any]:
@@ -36,18 +36,19 @@ def catalogue_routes(service: Service) -> APIRouter:
     # A path, for ids that hold a slash.
     @routes.get("/users/{user_id:path}", responses=NOT_FOUND, summary="A user's profile and latest history, oldest first")
     async def user(user_id: Id) -> dict[str, Any]:
-        history = await service.history(user_id)
-        row = user_rows.get(user_id)
-        if row is None and not history.earlier_count:
+        history = await service.histories.of(user_id)
+        row = resolver.user_row(user_id)
+        if row < 0 and not history.earlier_count:
             raise HTTPException(404, "expected a user that is known or has a history")
-        profile = "" if row is None else _profiles(store.users.iloc[[row]])[0]
-        entries = [{"item_id": item, "title": _title(item), "rating": rating} for item, rating in history.latest]
+        profile = "" if row < 0 else _profiles(store.users.iloc[[row]])[0]
+        titles = _titles(item for item, _ in history.latest)
+        entries = [{"item_id": item, "title": titles.get(item, item), "rating": rating} for item, rating in history.latest]
         return {"id": user_id, "profile": profile, "earlier_count": history.earlier_count, "history": entries}
 
     @routes.get("/items", summary="Items by their ids; unknown ids are left out")
     async def items(item_id: Annotated[list[Id], Query(min_length=1, max_length=500)]) -> dict[str, Any]:
-        known = [item for item in dict.fromkeys(item_id) if item in item_rows]
-        rows = store.items.iloc[[item_rows[item] for item in known]]
+        known = [item for item in dict.fromkeys(item_id) if resolver.knows_item(item)]
+        rows = store.items.iloc[[resolver.item_row(item) for item in known]]
         titles, texts = title_texts(rows, store.schema), item_texts(rows, store.schema)
         return {"items": [{"id": key, "title": title, "text": text} for key, title, text in zip(known, titles, texts, strict=True)]}
 
@@ -55,6 +56,7 @@ def catalogue_routes(service: Service) -> APIRouter:
     async def policy() -> dict[str, Any]:
         return {
             "policy": service.policy.to_json(),
+            "refused": service.live.refusal,
             "curve": service.curve,
             "synthetic": store.schema.synthetic,
             "item_noun": store.schema.item_noun,
@@ -65,8 +67,10 @@ def catalogue_routes(service: Service) -> APIRouter:
     def _profiles(rows: pd.DataFrame) -> list[str]:
         return user_texts(rows, store.schema)
 
-    def _title(item: str) -> str:
-        row = item_rows.get(item)
-        return item if row is None else title_texts(store.items.iloc[[row]], store.schema)[0]
+    def _titles(items: Iterable[str]) -> dict[str, str]:
+        """Return the titles of the known ones: all at once, for a table of one row takes as long as one of a hundred."""
+        known = [item for item in dict.fromkeys(items) if resolver.knows_item(item)]
+        rows = store.items.iloc[[resolver.item_row(item) for item in known]]
+        return dict(zip(known, title_texts(rows, store.schema), strict=True))
 
     return routes

@@ -94,10 +94,12 @@ class Crm:
 
     def __init__(self, model: Model, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._arm = CrmArm.load(model.local())
+        self._arm, self._version = CrmArm.load(model.local()), model.version
 
-    def __call__(self, visit: Resolved) -> Scores:
-        return self._arm.score(visit)
+    def __call__(self, visit: Resolved, version: str, timeout_s: float) -> Scores | str:
+        """Return what the CRM says of each candidate, OTHER_VERSION where another model was meant: its items have other rows."""
+        del timeout_s  # Serve drops what is cancelled while it waits, and nothing here takes long
+        return self._arm.score(visit) if version == self._version else OTHER_VERSION
 
 
 @serve.ingress()
@@ -116,7 +118,7 @@ class Ingress:
 
     def reconfigure(self, config: dict[str, Any]) -> None:
         """Take a policy or a threshold without a restart: `{"policy": policy.json's content, "threshold": number}`."""
-        self._service.reconfigure(config)
+        self._service.live.take(config)
 
     def check_health(self) -> None:
         """Score one candidate with the CRM."""

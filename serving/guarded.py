@@ -1,4 +1,4 @@
-"""Asking another deployment: bounded in time, behind a circuit breaker, and every way to get no answer named."""
+"""Asking another side, mostly another deployment: bounded in time, behind a circuit breaker, and every way to get no answer named."""
 
 from __future__ import annotations
 
@@ -25,20 +25,21 @@ class UnansweredError(Exception):
         self.kind = kind
 
 
-class Guarded:
-    """Calls a deployment by its handle."""
+Send = Callable[[Any, float], Any]  # a question and the time for it -> what can be awaited and cancelled
 
-    def __init__(
-        self,
-        handle: DeploymentHandle,
-        version: str,
-        breaker: CircuitBreaker,
-        patience_s: float,
-        now_s: Callable[[], float] = time.monotonic,
-    ) -> None:
+
+class Guarded:
+    """Asks another side."""
+
+    def __init__(self, send: Send, breaker: CircuitBreaker, patience_s: float, now_s: Callable[[], float] = time.monotonic) -> None:
         """A timeout counts against the other side once it has been silent for `patience_s`: one client in a hurry switches nothing off."""
-        self._handle, self._version, self.breaker, self._patience_s = handle, version, breaker, patience_s
+        self._send, self.breaker, self._patience_s = send, breaker, patience_s
         self._silence = Silence(now_s)
+
+    @staticmethod
+    def deployment(handle: DeploymentHandle, version: str, breaker: CircuitBreaker, patience_s: float) -> Guarded:
+        """Ask a deployment for the answers of one version of the model."""
+        return Guarded(lambda question, timeout_s: handle.remote(question, version, timeout_s), breaker, patience_s)
 
     async def ask(self, question: Any, timeout_s: float, read: Callable[[Any], Any]) -> Any:
         """Return what `read` makes of the answer; raises UnansweredError at the latest after `timeout_s`.
@@ -66,7 +67,7 @@ class Guarded:
     async def _answer(self, question: Any, timeout_s: float, ticket: int) -> Any:
         response = None
         try:
-            response = self._handle.remote(question, self._version, timeout_s)
+            response = self._send(question, timeout_s)
             found = await asyncio.wait_for(_result(response), timeout_s)
         except BackPressureError as error:  # busy, not broken
             self.breaker.gave_up(ticket)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from components.features.latest import Histories
+from components.features.latest import Histories, Standing
 from serving.events.store import EventStore
 
 
@@ -22,19 +23,24 @@ class History:
 class UserHistories:
     """Joins stored events to the histories that came with the model."""
 
-    def __init__(self, users: pd.DataFrame, items: pd.DataFrame, prepared: Histories, events: EventStore, length: int) -> None:
-        """`length` is how many interactions the arms read."""
-        self._user_rows = {user: row for row, user in enumerate(users["user_id"])}
+    def __init__(self, user_row: Callable[[str], int], items: pd.DataFrame, prepared: Histories, events: EventStore, length: int) -> None:
+        """`user_row` gives a user's row, -1 for a stranger; `length` is how many interactions the arms read."""
+        self._user_row = user_row
         self._item_ids = items["item_id"].to_numpy(object)
         self._prepared, self._events, self._length = prepared, events, length
+
+    def prepared(self, user_id: str) -> History:
+        """Return the history of a user without the events since."""
+        known = self._prepared.of(self._user_row(user_id))
+        return History((), 0) if known is None else History(tuple(self._entries(known)[-self._length :]), known.earlier_count)
 
     def of(self, user_id: str) -> History:
         """Return the history of a user, empty for one who never did anything; waits for the store of events."""
         stored = self._events.latest(user_id, self._length)
-        known = self._prepared.of(self._user_rows.get(user_id, -1))
+        known = self._prepared.of(self._user_row(user_id))
         if known is None:
             return History(tuple((event.item_id, event.rating) for event in stored.events), stored.count)
-        before = list(zip(self._item_ids[known.item_rows].tolist(), known.ratings.tolist(), strict=True))
+        before = self._entries(known)
         seen = {item for item, _ in before}
         # A model trained on exported events has them in its own histories: they count once.
         again = [event.timestamp_s <= known.until_s and event.item_id in seen for event in stored.events]
@@ -43,6 +49,9 @@ class UserHistories:
         counted_twice = sum(again) + (older if again and again[0] else 0)
         latest = (before + since)[-self._length :]
         return History(tuple(latest), known.earlier_count + stored.count - counted_twice)
+
+    def _entries(self, known: Standing) -> list[tuple[str, float]]:
+        return list(zip(self._item_ids[known.item_rows].tolist(), known.ratings.tolist(), strict=True))
 
 
 def given(entries: list[tuple[str, float, int | None]], length: int) -> History:

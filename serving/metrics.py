@@ -17,11 +17,17 @@ class Metrics:
 
     def __init__(self) -> None:
         self._requests = Counter("tandem_requests", "Answered requests.", ("endpoint", "status"))
-        self._latency_ms = Histogram("tandem_latency_ms", "From the first byte read to the answer.", LATENCY_MS, ("endpoint", "arm"))
+        self._latency_ms = Histogram(
+            "tandem_latency_ms",
+            "From the request's head to the answer's end, without Serve's queue.",
+            LATENCY_MS,
+            ("endpoint", "arm"),
+        )
         self._candidates = Counter("tandem_candidates", "Scored candidates by the arm whose answer counts.", ("arm",))
-        self._fallbacks = Counter("tandem_fallbacks", "Requests that the CRM answered for the LLM, by cause.", ("cause",))
+        self._fallbacks = Counter("tandem_fallbacks", "Requests whose answer is degraded, by cause.", ("cause",))
         self._failures = Counter("tandem_llm_failures", "Questions that the LLM did not answer, by cause.", ("cause",))
         self._breaker = Gauge("tandem_breaker", "The circuit before the LLM: 0 closed, 1 half open, 2 open.")
+        self._policy_refused = Gauge("tandem_policy_refused", "1 while the last user_config was refused.")
         self._ongoing = Gauge("tandem_ongoing_requests", "Requests that are being answered.")
         self._count, self._breaker_state = 0, ""
 
@@ -45,6 +51,9 @@ class Metrics:
                 self._candidates.inc(count, {"arm": arm})
         if scored.degraded_cause is not None:
             self._fallbacks.inc(1, {"cause": scored.degraded_cause})
+
+    def policy_refused(self, refused: bool) -> None:
+        self._policy_refused.set(float(refused))
 
     def llm_failed(self, cause: str) -> None:
         self._failures.inc(1, {"cause": cause})

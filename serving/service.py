@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,23 +12,26 @@ import numpy as np
 from ray.serve.handle import DeploymentHandle
 
 from components import artifacts
-from components.errors import ConfigError, FieldError
+from components.errors import FieldError
 from components.features.latest import load_histories
 from components.features.visit import Candidate, Resolved, Visit
 from components.joint.arms import CrmArm, Scores
 from components.routing.policy import Policy
+from serving.answer import results
 from serving.arguments import Arguments
 from serving.breaker import CircuitBreaker
+from serving.crm_client import DESCRIBED_AT_ONCE, CrmClient
 from serving.events.store import Event, open_store
 from serving.guarded import Guarded
 from serving.histories import History, UserHistories, given
+from serving.history_reader import HistoryReader
+from serving.live_policy import LivePolicy
 from serving.llm_client import LlmClient
 from serving.metrics import Metrics
 from serving.model import Model
 from serving.router import Limits, Scored, route
 from serving.schemas import Ask, Item, RankRequest, ScoreRequest
 
-DESCRIBED_AT_ONCE = 20  # candidates whose descriptions are read without leaving the event loop
 FUTURE_S = 86_400  # clocks of clients may run ahead by a day
 
 
@@ -41,6 +42,28 @@ class Asker:
     user_id: str | None
     known: bool
     history: History
+    cause: str | None  # why the history is not whole
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When a request came, and when its answer is due, on time.monotonic's clock."""
+
+    started_s: float
+    deadline_s: float
+
+    def half(self) -> float:
+        """Return when half of the time that is left will be over: for what has a substitute that takes time too."""
+        return (time.monotonic() + self.deadline_s) / 2
+
+
+@dataclass(frozen=True)
+class CrmScores:
+    """What the CRM says of each candidate."""
+
+    rows: Scores
+    cause: str | None  # why another process did not say it
+    seconds: float
 
 
 class Service:
@@ -49,85 +72,90 @@ class Service:
     def __init__(self, model: Model, arguments: Arguments, llm: DeploymentHandle, crm: DeploymentHandle | None) -> None:
         folder = model.local()
         self.arm = CrmArm.load(folder)
-        self.store, self._resolver = self.arm.store, self.arm.resolver
+        self.store, self.resolver = self.arm.store, self.arm.resolver
         self.metrics = Metrics()
         self.events = open_store(arguments.events)
-        self.histories = UserHistories(self.store.users, self.store.items, load_histories(folder), self.events, self.store.history_length)
-        breaker = CircuitBreaker(arguments.breaker_failures, arguments.breaker_pause_ms / 1000)
-        self.llm = LlmClient(Guarded(llm, model.version, breaker, arguments.deadline_ms / 2000), self.metrics.llm_failed)
-        self._crm, self._arguments, self.model_version = crm, arguments, model.version
-        self._shipped = artifacts.read_json(artifacts.join(folder, "policy.json"))
+        histories = UserHistories(self.resolver.user_row, self.store.items, load_histories(folder), self.events, self.store.history_length)
+        # Whoever waited for half of the usual time was patient; the CRM and the store of events get half of that.
+        patience_s = arguments.deadline_ms / 2000
+        self.histories = HistoryReader(histories, self.events, _breaker(arguments), patience_s / 2)
+        self.llm = LlmClient(Guarded.deployment(llm, model.version, _breaker(arguments), patience_s), self.metrics.llm_failed)
+        deployment = None if crm is None else Guarded.deployment(crm, model.version, _breaker(arguments), patience_s / 2)
+        self.crm = CrmClient(self.arm, deployment)
+        self._arguments, self.model_version = arguments, model.version
+        self.live = LivePolicy(artifacts.read_json(artifacts.join(folder, "policy.json")), self.metrics.policy_refused)
         self.curve: list[dict[str, Any]] = artifacts.read_json(artifacts.join(folder, "curve.json"))
         self._item_ids = self.store.items["item_id"].to_numpy(object)
-        self.reconfigure({})
 
-    def reconfigure(self, config: dict[str, Any]) -> None:
-        """Take `policy` (the content of a policy.json; the model's own where absent) and `threshold`; raises ConfigError."""
-        if unknown := set(config) - {"policy", "threshold"}:
-            raise ConfigError(f"user_config: expected policy and threshold, got {', '.join(sorted(unknown))}")
-        policy = Policy.from_json(config.get("policy") or self._shipped)
-        if config.get("threshold") is not None:
-            policy = replace(policy, threshold=float(config["threshold"]))
-        self.policy = policy
-        self.policy_version = hashlib.sha256(json.dumps(policy.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+    @property
+    def policy(self) -> Policy:
+        return self.live.policy
+
+    @property
+    def policy_version(self) -> str:
+        return self.live.version
 
     def probe(self) -> None:
         """Score one item for nobody; raises where the CRM can't."""
-        self.arm.score(self._resolver.resolve(Visit(None, {}, (), 0, (Candidate(self._item_ids[0]),))))
+        self.arm.score(self.resolver.resolve(Visit(None, {}, (), 0, (Candidate(self._item_ids[0]),))))
 
     async def score(self, request: ScoreRequest) -> dict[str, Any]:
         """Answer `/v1/score`: the known candidates in the order asked for; raises FieldError for what can't be scored."""
-        started_s = time.monotonic()
+        clock = self._clock(request)
         candidates, unknown = self._candidates(request.candidates)
         if not candidates:
             raise FieldError("candidates", "expected at least one item that is known or described")
-        asker = await self._asker(request)
+        asker = await self._asker(request, clock)
         visit = self._visit(request, asker, tuple(candidates.values()))
-        scored, crm_s = await self._route(request, visit, await self._resolve(visit), started_s)
+        crm = await self._score_crm(await self._resolve(visit), clock)
+        scored = await self._route(request, visit, crm.rows, clock, request.max_llm_share)
         position = {item: at for at, item in enumerate(candidates)}
         order = [position[item.id] for item in request.candidates if item.id in position]
-        return self._answer(asker, list(candidates), order, scored, unknown, started_s, crm_s)
+        return self._answer(asker, crm, list(candidates), order, scored, unknown, clock)
 
     async def rank(self, request: RankRequest) -> dict[str, Any]:
         """Answer `/v1/rank`: the CRM scores the catalogue, the router looks at the head of its list."""
-        started_s = time.monotonic()
-        asker = await self._asker(request)
-        base = self._resolver.resolve(self._visit(request, asker, ()))
-        everything = replace(base, item_rows=np.arange(len(self._item_ids), dtype=np.int32))
-        p_crm = np.nan_to_num((await self._score_crm(everything))["p_crm"], nan=-1.0)
+        clock = self._clock(request)
+        asker = await self._asker(request, clock)
+        base = self.resolver.resolve(self._visit(request, asker, ()))
+        crm = await self._score_crm(replace(base, item_rows=np.arange(len(self._item_ids), dtype=np.int32)), clock)
+        p_crm = np.nan_to_num(crm.rows["p_crm"], nan=-1.0)
         if request.exclude_seen:
             p_crm[base.history_rows] = -2.0
         head = np.argsort(-p_crm, kind="stable")[: max(request.k, self._arguments.rank_head)]
         head = head[p_crm[head] > -2.0]
         visit = self._visit(request, asker, tuple(Candidate(item) for item in self._item_ids[head]))
-        cap = self.policy.max_llm_share if request.max_llm_share is None else request.max_llm_share
-        scored, crm_s = await self._route(
-            request.model_copy(update={"max_llm_share": cap}), visit, self._resolver.resolve(visit), started_s
-        )
+        share, policy = request.max_llm_share, self.policy
+        # The policy's budget, within this request; where whole requests are routed it is kept over many of them.
+        if share is None and policy.unit == "candidate":
+            share = policy.max_llm_share
+        scored = await self._route(request, visit, {name: values[head] for name, values in crm.rows.items()}, clock, share)
         order = np.argsort(-scored.score, kind="stable")[: request.k].tolist()
-        return self._answer(asker, self._item_ids[head].tolist(), order, scored, [], started_s, crm_s)
+        return self._answer(asker, crm, self._item_ids[head].tolist(), order, scored, [], clock)
 
     async def append(self, event: Event) -> bool:
         """Store an event; returns only when it survives any crash. Raises FieldError, EventConflict or EventStoreError."""
         self._check_rating(event.rating, "rating")
         if event.timestamp_s > time.time() + FUTURE_S:
             raise FieldError("timestamp_s", "expected a time that is not in the future")
-        return await asyncio.to_thread(self.events.append, event)
+        return await self.histories.waiting(self.events.append, event)
 
-    async def history(self, user_id: str) -> History:
-        # A read from the file beside it is quicker than the way through a thread, and waits for no writer.
-        return await asyncio.to_thread(self.histories.of, user_id) if self.events.shared else self.histories.of(user_id)
+    def _clock(self, request: Ask) -> Clock:
+        started_s = time.monotonic()
+        return Clock(started_s, started_s + (request.deadline_ms or self._arguments.deadline_ms) / 1000)
 
-    async def _asker(self, request: Ask) -> Asker:
+    async def _asker(self, request: Ask, clock: Clock) -> Asker:
         user = request.user
-        known = user.id is not None and self._resolver.knows_user(user.id)
+        known = user.id is not None and self.resolver.knows_user(user.id)
         if user.history is not None:
             for position, entry in enumerate(user.history):
                 self._check_rating(entry.rating, f"user.history.{position}.rating")
             entries = [(entry.item_id, entry.rating, entry.timestamp_s) for entry in user.history]
-            return Asker(user.id, known, given(entries, self.store.history_length))
-        history = await self.history(user.id) if user.id is not None else History((), 0)
-        return Asker(user.id, known or bool(history.earlier_count), history)
+            return Asker(user.id, known, given(entries, self.store.history_length), None)
+        if user.id is None:
+            return Asker(None, known, History((), 0), None)
+        history, cause = await self.histories.by(user.id, clock.half())
+        return Asker(user.id, known or bool(history.earlier_count), history, cause)
 
     def _check_rating(self, rating: float, field: str) -> None:
         schema = self.store.schema
@@ -140,12 +168,12 @@ class Service:
         unknown: dict[str, None] = {}
         for position, item in enumerate(items):
             description = item.model_extra or {}
-            if not description and not self._resolver.knows_item(item.id):
+            if not description and not self.resolver.knows_item(item.id):
                 unknown[item.id] = None
                 continue
             candidate = Candidate(item.id, description)
             if description:
-                self._resolver.described(candidate, f"candidates.{position}")
+                self.resolver.described(candidate, f"candidates.{position}")
             if found.setdefault(item.id, candidate) != candidate:
                 raise FieldError(f"candidates.{position}", "expected one description of an item, got two")
         return found, list(unknown)
@@ -158,37 +186,28 @@ class Service:
     async def _resolve(self, visit: Visit) -> Resolved:
         # Looking ids up is quick; tables of descriptions are not, and other requests go on meanwhile.
         if sum(bool(candidate.description) for candidate in visit.candidates) > DESCRIBED_AT_ONCE:
-            return await asyncio.to_thread(self._resolver.resolve, visit)
-        return self._resolver.resolve(visit)
+            return await asyncio.to_thread(self.resolver.resolve, visit)
+        return self.resolver.resolve(visit)
 
-    async def _score_crm(self, visit: Resolved) -> Scores:
-        if self._crm is not None:
-            return await self._crm.remote(visit)  # pyright: ignore[reportGeneralTypeIssues]
-        if len(visit.item_rows) > 1000 or len(visit.described) > DESCRIBED_AT_ONCE:  # a whole catalogue: other requests go on meanwhile
-            return await asyncio.to_thread(self.arm.score, visit)
-        return self.arm.score(visit)
+    async def _score_crm(self, visit: Resolved, clock: Clock) -> CrmScores:
+        started_s = time.monotonic()
+        rows, cause = await self.crm(visit, clock.half())
+        return CrmScores(rows, cause, time.monotonic() - started_s)
 
-    async def _route(self, request: Ask, visit: Visit, resolved: Resolved, started_s: float) -> tuple[Scored, float]:
-        crm_started_s = time.monotonic()
-        rows = await self._score_crm(resolved)
-        crm_s = time.monotonic() - crm_started_s
-        deadline_s = started_s + (request.deadline_ms or self._arguments.deadline_ms) / 1000
-        share = 1.0 if request.max_llm_share is None else request.max_llm_share
+    async def _route(self, request: Ask, visit: Visit, rows: Scores, clock: Clock, max_llm_share: float | None) -> Scored:
         threshold = None if request.threshold is None else float(request.threshold)
-        return await route(self.policy, visit, rows, self.llm, Limits(deadline_s, share, threshold)), crm_s
+        limits = Limits(clock.deadline_s, 1.0 if max_llm_share is None else max_llm_share, threshold)
+        return await route(self.policy, visit, rows, self.llm, limits)
 
     def _answer(
-        self, asker: Asker, items: Sequence[str], order: Sequence[int], scored: Scored, unknown: list[str], started_s: float, crm_s: float
+        self, asker: Asker, crm: CrmScores, items: Sequence[str], order: Sequence[int], scored: Scored, unknown: list[str], clock: Clock
     ) -> dict[str, Any]:
+        if failed := asker.cause or crm.cause:  # before the LLM was asked
+            scored = replace(scored, degraded_cause=failed)
         self.metrics.scored(scored)
-        # Whatever was overlooked before: a number that is none never leaves.
-        if not np.isfinite(scored.score + scored.confidence).all():
-            raise ArithmeticError("a score is not finite")
-        columns = (scored.score, scored.arm, scored.p_crm, scored.p_llm, scored.confidence)
-        values = list(zip(items, *(column.tolist() for column in columns), scored.reason, strict=True))
-        total_s = time.monotonic() - started_s
+        spent_s = {"total": time.monotonic() - clock.started_s, "crm": crm.seconds, "llm": scored.llm_s}
         return {
-            "results": [_result(*values[at]) for at in order],
+            "results": results(scored, items, order),
             "llm_scored": int(np.isfinite(scored.p_llm).sum()),
             "unknown_items": unknown,
             "unknown_user": asker.user_id is not None and not asker.known,
@@ -196,17 +215,9 @@ class Service:
             "degraded_cause": scored.degraded_cause,
             "model_version": self.model_version,
             "policy_version": self.policy_version,
-            "timings_ms": {"total": round(1000 * total_s, 3), "crm": round(1000 * crm_s, 3), "llm": round(1000 * scored.llm_s, 3)},
+            "timings_ms": {name: round(1000 * seconds, 3) for name, seconds in spent_s.items()},
         }
 
 
-def _result(item: str, score: float, arm: str, p_crm: float, p_llm: float, confidence: float, reason: str) -> dict[str, Any]:
-    return {
-        "id": item,
-        "score": score,
-        "arm": arm,
-        "p_crm": p_crm if p_crm == p_crm else None,
-        "p_llm": p_llm if p_llm == p_llm else None,
-        "confidence": confidence,
-        "reason": reason,
-    }
+def _breaker(arguments: Arguments) -> CircuitBreaker:
+    return CircuitBreaker(arguments.breaker_failures, arguments.breaker_pause_ms / 1000)

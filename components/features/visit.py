@@ -70,8 +70,16 @@ class Resolver:
     def knows_user(self, user_id: str | None) -> bool:
         return user_id in self._user_rows
 
+    def user_row(self, user_id: str) -> int:
+        """Return a user's row, -1 for a stranger."""
+        return self._user_rows.get(user_id, -1)
+
     def knows_item(self, item_id: str) -> bool:
         return item_id in self._item_rows
+
+    def item_row(self, item_id: str) -> int:
+        """Return an item's row, -1 for one that nobody knows."""
+        return self._item_rows.get(item_id, -1)
 
     def described(self, candidate: Candidate, where: str) -> dict[str, Any]:
         """Return a candidate's description as the item table holds it; raises FieldError below `where`."""

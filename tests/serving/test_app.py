@@ -35,12 +35,15 @@ def test_the_crm_lives_in_the_ingress_unless_it_is_given_processes(ensemble: Pat
 
 
 def test_each_deployment_scales_between_its_own_bounds(ensemble: Path) -> None:
-    found = built(ensemble, ingress_replicas="2", ingress_max_replicas="6", llm_max_replicas="4", llm_max_ongoing_requests="10")
+    most = {"ingress_max_replicas": "6", "llm_max_replicas": "4", "crm_max_replicas": "3"}
+    found = built(ensemble, ingress_replicas="2", crm_replicas="1", llm_max_ongoing_requests="10", **most)
     bounds = {name: each._deployment_config.autoscaling_config for name, each in found.items()}
-    ingress, llm = bounds["Ingress"], bounds["Llm"]
+    ingress, llm, crm = bounds["Ingress"], bounds["Llm"], bounds["Crm"]
     assert ingress is not None
     assert llm is not None
+    assert crm is not None
     assert (ingress.min_replicas, ingress.max_replicas) == (2, 6)
+    assert (crm.min_replicas, crm.max_replicas) == (1, 3)
     assert (llm.min_replicas, llm.max_replicas, llm.target_ongoing_requests) == (1, 4, 5), "more when half of what one holds is asked"
 
 
@@ -53,10 +56,12 @@ def test_without_an_upper_bound_the_number_of_processes_is_fixed(ensemble: Path)
 
 
 def test_queues_are_bounded_and_what_is_refused_may_be_tried_again(ensemble: Path) -> None:
-    found = built(ensemble, max_ongoing_requests="8", max_queued_requests="5", llm_max_ongoing_requests="3", llm_max_queued_requests="2")
+    llm = {"llm_max_ongoing_requests": "3", "llm_max_queued_requests": "2"}
+    found = built(ensemble, max_ongoing_requests="8", max_queued_requests="5", crm_replicas="1", **llm)
     assert {name: (each.max_ongoing_requests, each.max_queued_requests) for name, each in found.items()} == {
         "Ingress": (16, 5),  # it answers 8 and tells as many others itself that it is busy
         "Llm": (3, 2),
+        "Crm": (8, 5),
     }
 
 

@@ -86,11 +86,18 @@ def test_clocks_may_run_ahead_by_a_day_and_no_more(fresh: Called) -> None:
     refused(fresh.client.post("/v1/events", json=event("e2", timestamp_s=now_s + 90_000)), 422, "timestamp_s")
 
 
-def test_without_its_store_the_answer_says_to_try_again(fresh: Called) -> None:
+def test_without_its_store_an_event_is_not_taken_and_the_prepared_histories_are_read(fresh: Called) -> None:
+    before = score(fresh, "u0")
     fresh.service.events.close()
-    candidates = [{"id": "i0"}]
-    for path, body in (("/v1/events", event()), ("/v1/score", {"user": {"id": "u0"}, "candidates": candidates})):
-        response = fresh.client.post(path, json=body)
-        assert refused(response, 503, None) == "the store of events is away"
-        assert response.headers["retry-after"] == "1"
-    assert fresh.post("/v1/score", {"user": {"id": "u0", "history": []}, "candidates": candidates})["results"]
+    response = fresh.client.post("/v1/events", json=event())
+    assert refused(response, 503, None) == "the store of events is away"
+    assert response.headers["retry-after"] == "1"
+    refused(fresh.client.get("/v1/users/u0"), 503, None)
+    body = {"user": {"id": "u0"}, "threshold": "-inf"}
+    candidates = {"candidates": [{"id": f"i{row}"} for row in range(6)]}
+    for answer in (fresh.post("/v1/score", body | candidates), fresh.post("/v1/rank", body)):
+        assert (answer["degraded"], answer["degraded_cause"], answer["unknown_user"]) == (True, "events_unavailable", False)
+        assert answer["llm_scored"] > 0, "the LLM is well"
+    assert score(fresh, "u0") == before
+    assert fresh.post("/v1/score", body | candidates | {"user": {"id": "nobody"}})["unknown_user"]
+    assert not fresh.post("/v1/score", body | candidates | {"user": {"history": []}})["degraded"], "nothing was to be read"

@@ -12,7 +12,7 @@ from components.features.latest import Histories
 from serving.events.store import Event, Latest
 from serving.histories import History, UserHistories, given
 
-USERS = pd.DataFrame({"user_id": ["ann", "bob"]})
+USERS = {"ann": 0, "bob": 1}
 ITEMS = pd.DataFrame({"item_id": ["a", "b", "c", "d"]})
 # Ann rated seven items, the last ones b and a, the very last at 100 s; of Bob there is no sample.
 PREPARED = Histories(
@@ -51,8 +51,12 @@ class Events:
     def close(self) -> None: ...
 
 
+def user_row(user_id: str) -> int:
+    return USERS.get(user_id, -1)
+
+
 def history(user_id: str, happened: Sequence[Happened] = (), length: int = 4) -> History:
-    return UserHistories(USERS, ITEMS, PREPARED, Events(user_id, happened), length).of(user_id)
+    return UserHistories(user_row, ITEMS, PREPARED, Events(user_id, happened), length).of(user_id)
 
 
 def test_without_events_the_prepared_history_stands() -> None:
@@ -103,8 +107,14 @@ def test_a_user_without_samples_has_the_events_alone(user_id: str) -> None:
 
 
 def test_events_of_another_user_are_not_mixed_in() -> None:
-    found = UserHistories(USERS, ITEMS, PREPARED, Events("ann", [("c", 3.0, 200)]), 4).of("bob")
+    found = UserHistories(user_row, ITEMS, PREPARED, Events("ann", [("c", 3.0, 200)]), 4).of("bob")
     assert found == History((), 0)
+
+
+def test_without_the_store_of_events_the_prepared_history_is_left() -> None:
+    histories = UserHistories(user_row, ITEMS, PREPARED, Events("ann", [("d", 1.0, 300)]), 4)
+    assert histories.prepared("ann") == History((("b", 2.0), ("a", 5.0)), 7)
+    assert histories.prepared("bob") == histories.prepared("nobody knows me") == History((), 0)
 
 
 def test_ids_and_ratings_are_plain_values() -> None:

@@ -98,7 +98,10 @@ def task_error(cause: BaseException) -> RayTaskError:
 def client(handle: Any, failures: int = 1, clock: Clock | None = None) -> tuple[LlmClient, list[str]]:
     causes: list[str] = []
     clock = clock or Clock()
-    return LlmClient(Guarded(handle, "v1", CircuitBreaker(failures, 5.0, clock), PATIENCE_S, clock), causes.append), causes
+    return LlmClient(
+        Guarded(lambda visit, timeout_s: handle.remote(visit, "v1", timeout_s), CircuitBreaker(failures, 5.0, clock), PATIENCE_S, clock),
+        causes.append,
+    ), causes
 
 
 def ask(one: LlmClient, timeout_s: float = 1.0) -> np.ndarray | str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 
+from components.features.visit import Resolved
+from components.joint.arms import Scores
 from tests.serving.http_server import Called
 
 SCALE = {f"i{row}" for row in range(24)}
@@ -64,6 +67,31 @@ def test_the_policys_share_holds_where_the_request_names_none(http: Called) -> N
     capped, free = rank(http, k=24, threshold="-inf"), rank(http, k=24, threshold="-inf", max_llm_share=1.0)
     counts = [[result["arm"] for result in answer["results"]].count("llm") for answer in (capped, free)]
     assert counts == [12, 24]
+
+
+def test_where_whole_requests_are_routed_a_list_may_be_the_llms(http: Called) -> None:
+    """All or nothing: a share below 1 within one request would be nothing."""
+    http.service.live.take({"policy": {**http.service.policy.to_json(), "unit": "request", "max_llm_share": 0.3}})
+    try:
+        answers = {threshold: rank(http, k=24, threshold=threshold) for threshold in ("-inf", "inf")}
+        assert [answers[threshold]["llm_scored"] for threshold in ("-inf", "inf")] == [24, 0]
+        assert rank(http, k=24, threshold="-inf", max_llm_share=0.3)["llm_scored"] == 0, "what a request says holds"
+    finally:
+        http.service.live.take({})
+
+
+def test_the_catalogue_is_scored_once_and_that_is_the_time_of_the_crm(http: Called, monkeypatch: pytest.MonkeyPatch) -> None:
+    score, counts = http.service.arm.score, []
+
+    def slow(visit: Resolved) -> Scores:
+        counts.append(len(visit.item_rows))
+        time.sleep(0.05)
+        return score(visit)
+
+    monkeypatch.setattr(http.service.arm, "score", slow)
+    answer = rank(http, threshold="inf")
+    assert counts == [24]
+    assert 50 <= answer["timings_ms"]["crm"] <= answer["timings_ms"]["total"]
 
 
 def test_an_unknown_user_gets_a_list_that_is_marked(http: Called) -> None:

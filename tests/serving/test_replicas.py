@@ -50,6 +50,19 @@ def test_the_crm_in_a_deployment_of_its_own_answers_as_in_the_ingress(endpoint: 
     assert [result["p_crm"] for result in answer.body["results"]] == pytest.approx(arm.score(arm.resolver.resolve(visit))["p_crm"])
 
 
+def test_a_killed_crm_costs_no_request(endpoint: Served) -> None:
+    (killed,) = endpoint.pids(":Crm")
+    with load(endpoint, BOTH, clients=CLIENTS) as found:
+        endpoint.wait_until(lambda: len(found.answers) > 20, "answers")
+        os.kill(killed, signal.SIGKILL)
+        endpoint.wait_until(lambda: endpoint.pids(":Crm") not in ([], [killed]), "Ray starts it again")
+        endpoint.wait_until(lambda: not found.answers[-1].body["degraded"], "it answers again")
+    assert found.statuses == {200}
+    assert not found.failures
+    causes = {answer.body["degraded_cause"] for answer in found.answers if answer.body["degraded"]}
+    assert any(cause.startswith("crm_") for cause in causes)
+
+
 def test_a_killed_ingress_costs_at_most_the_requests_it_held(endpoint: Served) -> None:
     with load(endpoint, BOTH, clients=CLIENTS) as found:
         endpoint.wait_until(lambda: len(found.answers) > 20, "answers")

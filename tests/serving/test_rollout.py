@@ -99,6 +99,18 @@ def test_a_new_threshold_goes_live_without_a_restart(deployed: Cluster) -> None:
     assert deployed.endpoint.pids("ServeReplica") == processes
 
 
+def test_a_wrong_policy_stops_nothing_and_is_shown(deployed: Cluster) -> None:
+    before, processes = ask(deployed), deployed.endpoint.pids("ServeReplica")
+    with load(deployed.endpoint, BOTH) as found:
+        deployed.deploy(deployed.temp / "first" / "ensemble", {"treshold": 1})
+        deployed.endpoint.wait_until(lambda: deployed.endpoint.get("/v1/policy").body["refused"], "the refusal")
+    assert found.statuses == {200}
+    assert not found.failures
+    assert "expected policy and threshold, got treshold" in deployed.endpoint.get("/v1/policy").body["refused"]
+    assert ask(deployed)["policy_version"] == before["policy_version"]
+    assert deployed.endpoint.pids("ServeReplica") == processes
+
+
 def test_a_new_model_rolls_in_without_a_failed_request(deployed: Cluster) -> None:
     before = everything_asked(deployed)
     with load(deployed.endpoint, EVERYTHING) as found:

@@ -1,0 +1,49 @@
+"""Histories as requests read them: within a time, and the prepared one alone where the store of events is away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from serving.breaker import CircuitBreaker
+from serving.events.store import EventStore, EventStoreError
+from serving.guarded import Guarded, UnansweredError
+from serving.histories import History, UserHistories
+
+LOGGER = logging.getLogger("ray.serve")
+THREADS = 16  # that wait for the store of events, and hold up nothing else
+AWAY = "events_unavailable"
+Found = TypeVar("Found")
+
+
+class HistoryReader:
+    """Reads histories without holding up other requests."""
+
+    def __init__(self, histories: UserHistories, events: EventStore, breaker: CircuitBreaker, patience_s: float) -> None:
+        self._histories, self._shared = histories, events.shared
+        self._threads = ThreadPoolExecutor(THREADS, "events")
+        self._guarded = Guarded(lambda user_id, _: self.waiting(histories.of, user_id), breaker, patience_s)
+
+    async def of(self, user_id: str) -> History:
+        """Return a history with its events; raises EventStoreError."""
+        # A read from the file beside it is quicker than the way through a thread, and waits for no writer.
+        return await self.waiting(self._histories.of, user_id) if self._shared else self._histories.of(user_id)
+
+    async def by(self, user_id: str, until_s: float) -> tuple[History, str | None]:
+        """Return a history, and AWAY where the store of events did not answer `until_s` and its events are missing."""
+        try:
+            if self._shared:
+                return await self._guarded.ask(user_id, until_s - time.monotonic(), lambda found: found), None
+            return self._histories.of(user_id), None
+        except (UnansweredError, EventStoreError) as error:
+            if str(error) != "circuit_open":
+                LOGGER.error("a history without its events: %s", error.__cause__ or error)
+            return self._histories.prepared(user_id), AWAY
+
+    def waiting(self, call: Callable[..., Found], *arguments: Any) -> asyncio.Future[Found]:
+        """Make a call that waits for the store of events in a thread of its own."""
+        return asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)

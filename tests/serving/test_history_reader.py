@@ -1,0 +1,54 @@
+"""Histories read from a real Redis that freezes: requests go on with what was prepared."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from serving.breaker import CircuitBreaker
+from serving.events.store import Event, open_store
+from serving.histories import History, UserHistories
+from serving.history_reader import AWAY, HistoryReader
+from tests.serving.events.servers import RedisServer
+from tests.serving.test_histories import ITEMS, PREPARED, user_row
+
+OLD, NEW = (("b", 2.0), ("a", 5.0)), ("c", 3.0)
+SOON_S = 0.2
+
+
+@pytest.fixture
+def redis(short_folder: Path) -> RedisServer:
+    return RedisServer(short_folder / "reader").start()
+
+
+def test_a_store_that_freezes_costs_a_bounded_time_and_then_none(redis: RedisServer) -> None:
+    try:
+        store = open_store(redis.uri)
+        store.append(Event("e1", "ann", "c", 3.0, 200))
+        breaker = CircuitBreaker(2, 0.5)
+        reader = HistoryReader(UserHistories(user_row, ITEMS, PREPARED, store, 4), store, breaker, SOON_S)
+
+        async def read() -> tuple[History, str | None, float]:
+            started_s = time.monotonic()
+            return (*await reader.by("ann", started_s + SOON_S), time.monotonic() - started_s)
+
+        async def run() -> None:
+            assert (await read())[:2] == (History((*OLD, NEW), 8), None)
+            assert redis.process is not None
+            redis.process.send_signal(signal.SIGSTOP)
+            for number in range(4):
+                history, cause, seconds = await read()
+                assert (history, cause) == (History(OLD, 7), AWAY)
+                assert seconds < SOON_S + 1.0 if number < 2 else seconds < SOON_S / 2, "nobody asks any more"
+            redis.process.send_signal(signal.SIGCONT)
+            await asyncio.sleep(0.6)
+            assert (await reader.by("ann", time.monotonic() + 10))[1] is None
+            assert breaker.state == "closed"
+
+        asyncio.run(run())
+    finally:
+        redis.kill()
