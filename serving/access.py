@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import ray
 from ray.serve.context import _get_global_client
@@ -21,6 +22,7 @@ class Access:
 
     key: bytes | None
     docs: bool
+    own_names: bool = False  # requests must name this machine: a page elsewhere may have let its own name point here
 
 
 def access(arguments: Arguments) -> Access:
@@ -34,7 +36,8 @@ def guard(host: str, arguments: Arguments) -> Access:
     if not local and key is None and not arguments.behind_proxy:
         allowed = "api_key_file=FILE, or behind_proxy=true where a proxy authenticates"
         raise ConfigError(f"serving on {host}, beyond loopback: expected {allowed}")
-    return Access(key, local if arguments.docs is None else arguments.docs)
+    own_names = local and key is None and not arguments.behind_proxy
+    return Access(key, local if arguments.docs is None else arguments.docs, own_names)
 
 
 def is_loopback(host: str) -> bool:
@@ -43,6 +46,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def names_loopback(authority: str) -> bool:
+    """Tell whether the Host of a request, with or without a port, is a name of this machine alone."""
+    try:
+        return is_loopback(urlsplit(f"//{authority}").hostname or "")
+    except ValueError:
+        return False
 
 
 def require_shared_events(uri: str, shared: bool) -> None:

@@ -16,6 +16,7 @@ from serving.service import Service
 LOOKUP_ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": Error, "description": "the key is missing or wrong"},
     413: {"model": Error, "description": "the body is too large"},
+    421: {"model": Error, "description": "the Host is no name of this machine, and nobody is asked for a key"},
     422: {"model": Error, "description": "a field is wrong"},
     503: {"model": Error, "description": "busy, or the store of events is away: try again"},
 }

@@ -31,7 +31,7 @@ def build_http(service: Service, arguments: Arguments, access: Access) -> FastAP
     """Return the ASGI application of one ingress process."""
     app = FastAPI(
         title="Tandem",
-        description="Scores by a fast recommender model, and by a language model where it pays.",
+        description="Scores by a fast recommender model, and by a language model where it pays. (This page loads Swagger UI from a CDN.)",
         version=version("tandem-rec"),
         docs_url="/docs" if access.docs else None,
         redoc_url=None,
@@ -46,7 +46,7 @@ def build_http(service: Service, arguments: Arguments, access: Access) -> FastAP
     app.add_middleware(
         Gate,
         service=service,
-        key=access.key,
+        access=access,
         max_body_bytes=arguments.max_body_bytes,
         max_requests=arguments.max_ongoing_requests,
     )

@@ -23,6 +23,7 @@ CODES = {
     405: "method_not_allowed",
     409: "conflict",
     413: "too_large",
+    421: "misdirected",
     422: "invalid",
     500: "internal",
     503: "unavailable",
@@ -31,6 +32,8 @@ MESSAGES = {
     "string_pattern_mismatch": "expected one line without control characters",
     "extra_forbidden": "expected no field of this name",
 }
+RETRY_AFTER_S = 1
+RETRY_AFTER = {"Retry-After": str(RETRY_AFTER_S)}
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -56,7 +59,7 @@ def add_errors(app: FastAPI) -> None:
     @app.exception_handler(EventStoreError)
     async def away(_: Request, error: EventStoreError) -> Response:
         LOGGER.error("%s", error)  # names the store and what failed, nothing that was sent
-        return error_response(503, None, "the store of events is away", {"Retry-After": "1"})
+        return error_response(503, None, "the store of events is away", RETRY_AFTER)
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:

@@ -10,21 +10,21 @@ from fastapi import HTTPException
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.errors import error_response
+from serving.access import Access, names_loopback
+from serving.errors import RETRY_AFTER, error_response
 from serving.service import Service
 
 LENGTH_DIGITS = 18  # of a Content-Length that is read as a number at all
 OPEN = ("/", "/healthz", "/readyz")  # everything else asks for the key
-RETRY_AFTER_S = "1"
 LEFT = 499  # counted for a client that left before its answer
 
 
 class Gate:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, service: Service, key: bytes | None, max_body_bytes: int, max_requests: int) -> None:
-        """`key` is what clients must send; None asks for nothing. `max_requests` are answered at the same time, more are refused."""
-        self._app, self._service, self._key, self._max_body_bytes = app, service, key, max_body_bytes
+    def __init__(self, app: ASGIApp, service: Service, access: Access, max_body_bytes: int, max_requests: int) -> None:
+        """`max_requests` are answered at the same time, more are refused."""
+        self._app, self._service, self._access, self._max_body_bytes = app, service, access, max_body_bytes
         self._max_requests, self._ongoing = max_requests, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,13 +57,15 @@ class Gate:
             metrics.finished(endpoint, status, scope.get("tandem.arm", "none"), latency_ms, self._service.llm.breaker.state)
 
     def _refusal(self, headers: Headers, path: str) -> tuple[int, str | None, str, dict[str, str]] | None:
-        if self._key is not None and path not in OPEN:
+        if self._access.own_names and not names_loopback(headers.get("host", "")):
+            return 421, None, "expected localhost, 127.0.0.1 or [::1] as Host; others with api_key_file or behind_proxy", {}
+        if self._access.key is not None and path not in OPEN:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             # Headers are read as Latin-1, whatever bytes they hold.
-            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self._key):
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self._access.key):
                 return 401, None, "expected the header Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
         if self._ongoing > self._max_requests and path not in OPEN:
-            return 503, None, "busy: try again", {"Retry-After": RETRY_AFTER_S}
+            return 503, None, "busy: try again", RETRY_AFTER
         length = headers.get("content-length", "0")
         if length.isdecimal() and (len(length) > LENGTH_DIGITS or int(length) > self._max_body_bytes):
             return 413, "body", self._too_large, {}

@@ -111,9 +111,11 @@ def build(ensemble: Path, events: Path, access: Access, **settings: Any) -> tupl
 
 
 @contextlib.contextmanager
-def called(ensemble: Path, events: Path, key: bytes | None = None, docs: bool = True, **settings: Any) -> Iterator[Called]:
+def called(
+    ensemble: Path, events: Path, key: bytes | None = None, docs: bool = True, own_names: bool = False, **settings: Any
+) -> Iterator[Called]:
     """Answer calls from this process; an error that nobody handled is raised where the call was made."""
-    app, service, llm = build(ensemble, events, Access(key, docs), **settings)
+    app, service, llm = build(ensemble, events, Access(key, docs, own_names), **settings)
     with TestClient(app, follow_redirects=False) as client:
         yield Called("http://testserver", service, llm, client, app)
 

@@ -61,6 +61,12 @@ def locked(ensemble: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield found
 
 
+@pytest.fixture(scope="module")
+def own_names(ensemble: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Called]:
+    with called(ensemble, tmp_path_factory.mktemp("events") / "events.db", own_names=True) as found:
+        yield found
+
+
 @pytest.fixture
 def counted(ensemble: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Called]:
     monkeypatch.setattr("serving.service.Metrics", Recording)
@@ -141,7 +147,18 @@ def test_the_key_is_asked_for_below_a_prefix_too(locked: Called) -> None:
 
 def test_keys_are_compared_in_constant_time() -> None:
     assert "compare_digest(" in inspect.getsource(gate.Gate)
-    assert "== self._key" not in inspect.getsource(gate.Gate)
+    assert "== self._access.key" not in inspect.getsource(gate.Gate)
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "LOCALHOST:1", "127.0.0.1", "127.0.0.1:8000", "[::1]", "[::1]:8000"])
+def test_a_request_that_names_this_machine_is_answered(own_names: Called, host: str) -> None:
+    assert own_names.client.get("/v1/policy", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/policy", "/", "/healthz"])
+@pytest.mark.parametrize("host", [f"{MARK}.example", "localhost.evil.example:8000", "192.168.1.9", "127.0.0.1@evil.example", "[::1", ""])
+def test_a_page_whose_name_was_made_to_point_here_is_refused(own_names: Called, host: str, path: str) -> None:
+    refused(own_names.client.get(path, headers={"host": host}), 421, None)
 
 
 def test_documents_are_served_only_where_asked_for(ensemble: Path, tmp_path: Path) -> None:
