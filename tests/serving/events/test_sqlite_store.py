@@ -127,3 +127,27 @@ def test_a_place_that_cannot_hold_a_store_is_an_error_that_names_it(tmp_path: Pa
     for path in (tmp_path / "file", tmp_path / "file" / "events.db", tmp_path):
         with pytest.raises(EventStoreError, match=f"event store sqlite:///{path}: opening failed: "):
             open_store(f"sqlite:///{path}")
+
+
+def test_a_file_of_the_version_that_did_not_count_is_counted_once(tmp_path: Path) -> None:
+    store = SqliteStore(f"sqlite:///{tmp_path}/events.db")
+    for number in range(5):
+        store.append(event(f"e{number}", f"u{number % 2}"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "events.db")) as older:
+        older.executescript("DROP TRIGGER count_event; DROP TABLE counts;")
+    for _ in range(2):
+        store = SqliteStore(f"sqlite:///{tmp_path}/events.db")
+        assert [store.latest(user, 1).count for user in ("u0", "u1", "u2")] == [3, 2, 0]
+    with contextlib.closing(sqlite3.connect(tmp_path / "events.db")) as older:  # as a process that was not replaced yet
+        older.execute(module.INSERT, ("e9", "u2", "i", 1.0, 1))
+        older.commit()
+    assert not store.append(event("e0", "u0"))
+    assert [store.latest(user, 1).count for user in ("u0", "u1", "u2")] == [3, 2, 1]
+
+
+def test_counting_a_long_history_takes_no_longer(tmp_path: Path) -> None:
+    store = SqliteStore(f"sqlite:///{tmp_path}/events.db")
+    store.append(event())
+    with contextlib.closing(sqlite3.connect(tmp_path / "events.db")) as file:
+        (plan,) = (row[-1] for row in file.execute(f"EXPLAIN QUERY PLAN {module.COUNT}", ("u1",)))
+    assert plan == "SEARCH counts USING PRIMARY KEY (user_id=?)"
