@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations` here: Serve reads the type of `build`'s argument as it stands, and a name would be no type.
 
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -9,18 +10,20 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.deployment import Application
 from ray.serve.schema import LoggingConfig
 
+from components.errors import ConfigError
 from serving.arguments import Arguments
 from serving.deployments import Crm, Ingress, Llm
+from serving.errors import RETRY_AFTER_S
 from serving.model import ROOT, resolve
 
-RETRY_AFTER_S = 1.0
+RAYS_COPIES = "runtime_resources"  # the folder where Ray keeps working directories for as long as they are used
 STARTS = 3  # attempts at a constructor before a deployment is given up
 
 
 def build(arguments: Arguments) -> Application:
     """Return the application; raises ArtifactError where the model is missing or damaged: what runs already then goes on running."""
     model = resolve(arguments.model, arguments.tracking_uri)
-    arguments = arguments.model_copy(update={"events": arguments.events or f"sqlite:///{ROOT}/runs/events.db"})
+    arguments = arguments.model_copy(update={"events": arguments.events or _events(ROOT)})
     common = _common(arguments)
     llm = serve.deployment(
         **_replicas(arguments.llm_replicas, arguments.llm_max_replicas, arguments.llm_max_ongoing_requests),
@@ -43,10 +46,17 @@ def build(arguments: Arguments) -> Application:
         # Twice what a process answers: it refuses the rest itself, as JSON and with what the client needs to try again.
         max_ongoing_requests=2 * arguments.max_ongoing_requests,
         max_queued_requests=arguments.max_queued_requests,
-        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=float(RETRY_AFTER_S)),
         ray_actor_options={"num_cpus": arguments.ingress_cpus},
         **common,
     )(Ingress).bind(model, arguments, llm, crm)
+
+
+def _events(root: Path) -> str:
+    """Return the default address of events; raises ConfigError where they would lie in what is removed or replaced with the code."""
+    if (root / "pyproject.toml").is_file() and RAYS_COPIES not in root.parts:
+        return f"sqlite:///{root}/runs/events.db"
+    raise ConfigError(f"events: expected sqlite:////absolute/path.db or redis://HOST:PORT/DB where the code, at {root}, is no checkout")
 
 
 def _common(arguments: Arguments) -> dict[str, Any]:

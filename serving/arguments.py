@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from serving.schemas import MAX_DEADLINE_MS
 
 
 class Arguments(BaseModel):
@@ -12,7 +14,8 @@ class Arguments(BaseModel):
 
     model: str = Field(description="the folder or URI of an artifact `ensemble/`, of a run that holds one, or models:/NAME@ALIAS")
     tracking_uri: str = Field("", description="where models:/ are registered; empty: MLFLOW_TRACKING_URI, or runs/mlflow.db")
-    events: str = Field("", description="sqlite:///ABSOLUTE/PATH or redis://HOST:PORT/DB; empty: runs/events.db")
+    release: str = Field("", description="any text: another one loads models:/NAME@ALIAS anew, wherever the alias points then")
+    events: str = Field("", description="sqlite:///ABSOLUTE/PATH or redis://HOST:PORT/DB; empty: runs/events.db of the checkout")
 
     ingress_replicas: int = Field(1, ge=1, description="processes with the CRM, at least")
     ingress_max_replicas: int = Field(0, ge=0, description="at most, by load; 0: as many as at least")
@@ -26,7 +29,7 @@ class Arguments(BaseModel):
     crm_threads: int = Field(1, ge=1, description="threads that the CRM computes with")
     llm_threads: int = Field(1, ge=1, description="threads that the LLM computes with")
 
-    deadline_ms: int = Field(1_000, ge=1, le=60_000, description="for requests that name none")
+    deadline_ms: int = Field(1_000, ge=1, le=MAX_DEADLINE_MS, description="for requests that name none")
     max_ongoing_requests: int = Field(
         64, ge=1, description="requests that one ingress process holds at once; more get 503 with Retry-After"
     )
@@ -47,3 +50,11 @@ class Arguments(BaseModel):
     api_key_file: str = Field("", description="a file with the key that clients send as `Authorization: Bearer KEY`; empty: no key")
     behind_proxy: bool = Field(False, description="a proxy in front authenticates: serve beyond loopback without a key")
     docs: bool | None = Field(None, description="serve /docs and /openapi.json; none: on loopback alone")
+
+    @model_validator(mode="after")
+    def _bounds_are_in_order(self) -> Arguments:
+        for name in ("ingress", "llm", "crm"):
+            least, most = getattr(self, f"{name}_replicas"), getattr(self, f"{name}_max_replicas")
+            if most and most < least:
+                raise ValueError(f"{name}_max_replicas: expected 0, or at least {name}_replicas ({least}), got {most}")
+        return self

@@ -21,6 +21,7 @@ from components.errors import ArtifactError, ConfigError, TandemError, one_line
 RUNS = Path("runs")
 HOST = "127.0.0.1"
 NAME = "tandem"
+REQUEST_TIMEOUT_S = 65.0  # above the longest deadline_ms
 # Serve's mode for throughput, without what it opens beside: an empty answer took 4.5 ms with it and 5.8 without, on a busy machine.
 FLAGS = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -47,6 +48,19 @@ def require_free(host: str, port: int) -> None:
             raise ConfigError(f"port: expected a free one, {host}:{port} can't be listened on: {error.strerror}") from error
 
 
+def http_options(host: str, port: int) -> dict[str, Any]:
+    """Return how Serve listens; a request whose body never ends is answered after a while, too."""
+    return {"host": host, "port": port, "request_timeout_s": REQUEST_TIMEOUT_S}
+
+
+def settings_of(given: list[str]) -> dict[str, str]:
+    """Return the arguments of the application, with events below the current folder; raises ConfigError for what is no KEY=VALUE."""
+    pairs = [setting.split("=", 1) for setting in given]
+    if strange := [pair[0] for pair in pairs if len(pair) == 1]:
+        raise ConfigError(f"expected KEY=VALUE, got {strange[0]}")
+    return {"events": f"sqlite:///{RUNS.absolute()}/events.db", **dict(pairs)}
+
+
 def serve(model: str, host: str, port: int, settings: dict[str, str]) -> None:
     """Start Ray and the application, say where it listens, and wait until it is stopped."""
     os.environ.update({**FLAGS, **os.environ})
@@ -63,7 +77,7 @@ def serve(model: str, host: str, port: int, settings: dict[str, str]) -> None:
     application = build(arguments)
     ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=True)
     try:
-        serve.start(http_options={"host": host, "port": port})
+        serve.start(http_options=http_options(host, port))
         _deploy(application)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped either way, requests in flight are answered first
         print(f"metrics for Prometheus: http://{HOST}:{ray.nodes()[0]['MetricsExportPort']}/metrics")
@@ -96,7 +110,7 @@ def main() -> int:
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="arguments of the application, see serving/arguments.py")
     options = parser.parse_args()
     try:
-        settings = dict(setting.split("=", 1) for setting in options.settings)
+        settings = settings_of(options.settings)
         require_free(options.host, options.port)
         serve(options.model or newest_run(), options.host, options.port, settings)
     except (TandemError, ValueError) as error:

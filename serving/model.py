@@ -27,9 +27,11 @@ class Model:
     version: str  # shown with every answer
 
     def local(self) -> str:
-        """Return a folder with the ensemble that this process can read."""
+        """Return a folder with the ensemble that this process can read; raises ArtifactError where it is gone or another by now."""
         if self.uri.startswith(REGISTERED):
             return fetch_ensemble(self.uri, self.tracking_uri, LOADER)
+        if (found := artifacts.require(self.uri).fingerprint) != self.version:
+            raise ArtifactError(f"model: expected the version that was deployed, {self.version}, at {self.uri}; got {found}")
         return local_copy(self.uri)
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 MAX_CANDIDATES = 500
 MAX_HISTORY = 5_000
+MAX_DEADLINE_MS = 60_000
 Arm = Literal["crm", "llm"]
 Reason = Literal["below_threshold", "above_threshold", "over_budget", "llm_failed", "crm_failed"]
 
@@ -80,7 +81,9 @@ class Ask(Strict):
 
     user: User
     max_llm_share: Share | None = Field(None, description="the LLM scores at most this share of the candidates of this request")
-    deadline_ms: Annotated[int, Field(ge=1, le=60_000)] | None = Field(None, description="answer by then, with the CRM alone if need be")
+    deadline_ms: Annotated[int, Field(ge=1, le=MAX_DEADLINE_MS)] | None = Field(
+        None, description="answer by then, by the CRM alone if need be"
+    )
     threshold: Threshold | None = Field(None, description="in the place of the policy's, for this request")
     context: Fields | None = Field(None, description="fields of the interaction that are known before it happens")
 

@@ -12,7 +12,8 @@ from ray.serve.deployment import Application, Deployment
 
 from components.errors import ConfigError
 from serving.access import require_shared_events
-from serving.app import build
+from serving.app import _events, build
+from serving.local import settings_of
 
 
 def deployments(application: Application) -> dict[str, Deployment]:
@@ -63,6 +64,40 @@ def test_queues_are_bounded_and_what_is_refused_may_be_tried_again(ensemble: Pat
         "Llm": (3, 2),
         "Crm": (8, 5),
     }
+
+
+def test_an_upper_bound_below_the_lower_is_refused(ensemble: Path) -> None:
+    with pytest.raises(ValueError, match=r"llm_max_replicas: expected 0, or at least llm_replicas \(3\), got 2"):
+        built(ensemble, llm_replicas="3", llm_max_replicas="2")
+
+
+def test_events_lie_in_the_checkout_and_never_beside_installed_code_or_rays_copies(tmp_path: Path) -> None:
+    copy = tmp_path / "runtime_resources" / "working_dir_files"
+    for folder in (tmp_path, copy):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "pyproject.toml").touch()
+    assert _events(tmp_path) == f"sqlite:///{tmp_path}/runs/events.db"
+    for folder in (tmp_path / "site-packages", copy):
+        with pytest.raises(ConfigError, match=rf"^events: expected sqlite:.* where the code, at {folder}, is no checkout$"):
+            _events(folder)
+
+
+def test_served_from_a_folder_events_lie_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert settings_of(["deadline_ms=5", "api_key_file=a=b"]) == {
+        "events": f"sqlite:///{tmp_path}/runs/events.db",
+        "deadline_ms": "5",
+        "api_key_file": "a=b",
+    }
+    assert settings_of(["events=redis://r:1/0"]) == {"events": "redis://r:1/0"}
+    with pytest.raises(ConfigError, match=r"^expected KEY=VALUE, got foo$"):
+        settings_of(["deadline_ms=5", "foo"])
+
+
+def test_another_release_is_another_application(ensemble: Path) -> None:
+    """Serve starts new processes where arguments differ: an alias is then looked up again."""
+    first, second = (built(ensemble, release=text)["Ingress"].init_args[1] for text in ("1", "2"))
+    assert first != second
 
 
 def test_an_argument_that_does_not_exist_is_refused(ensemble: Path) -> None:

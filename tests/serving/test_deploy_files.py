@@ -6,12 +6,15 @@ import json
 import re
 
 import yaml
+from ray.serve.config import HTTPOptions
 from ray.serve.schema import ServeDeploySchema
 from ray.util import metrics as ray_metrics
 
 from serving import metrics
 from serving.arguments import Arguments
 from serving.deployments import Ingress
+from serving.local import REQUEST_TIMEOUT_S, http_options
+from serving.schemas import MAX_DEADLINE_MS
 from tests.end_to_end.command import ROOT
 
 SERVES_OWN = {"ray_serve_deployment_queued_queries"}
@@ -47,8 +50,8 @@ def test_serves_configuration_is_valid_and_names_what_there_is() -> None:
     assert config.http_options.host == "127.0.0.1"
     (application,) = config.applications
     arguments = Arguments.model_validate(application.args)
-    assert config.http_options.request_timeout_s is not None
-    assert config.http_options.request_timeout_s > 60 >= arguments.deadline_ms / 1000
+    assert HTTPOptions(**http_options("127.0.0.1", 8000)).request_timeout_s == config.http_options.request_timeout_s == REQUEST_TIMEOUT_S
+    assert REQUEST_TIMEOUT_S > MAX_DEADLINE_MS / 1000 >= arguments.deadline_ms / 1000
     assert [deployment.name for deployment in application.deployments] == [Ingress.__name__]
     # Serve passes over keys that it does not know: all of ours must come back.
     assert set(plain["http_options"]) <= config.http_options.model_fields_set

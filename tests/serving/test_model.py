@@ -38,6 +38,14 @@ def test_the_artifact_itself_is_a_model(ensemble: Path) -> None:
     assert found.local() == str(ensemble)
 
 
+def test_a_folder_that_holds_another_version_by_now_is_not_taken_for_the_deployed_one(ensemble: Path) -> None:
+    deployed = resolve(str(ensemble))
+    make(ensemble.parent, "f2")
+    with pytest.raises(ArtifactError, match=rf"expected the version that was deployed, f1, at {ensemble}; got f2"):
+        deployed.local()
+    assert resolve(str(ensemble)).local() == str(ensemble)
+
+
 def test_the_folder_of_a_run_stands_for_its_ensemble(ensemble: Path) -> None:
     assert resolve(str(ensemble.parent)) == resolve(str(ensemble))
     assert resolve(f"{ensemble.parent}/") == resolve(str(ensemble))
