@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.search.optuna import OptunaSearch
@@ -58,7 +59,7 @@ OnTrial = Callable[[Progress], None]
 def run_trials(data: ScoreData, plan: Plan, storage_path: str, on_trial: OnTrial) -> tuple[list[Candidate], list[str]]:
     """Return the candidates that Tune tried, and a line for each trial that failed. Ray must be running."""
     trainable = tune.with_resources(tune.with_parameters(run_trial, data=data, unit=plan.unit), {"cpu": plan.cpus})
-    with _quiet():
+    with _quiet(), _discreet():
         results = _tuner(trainable, plan, storage_path, on_trial).fit()
     tried, failures = [], []
     for result in results:
@@ -126,6 +127,17 @@ def _quiet() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _discreet() -> Iterator[None]:
+    """Keep Tune from handing this process's credentials to trials, in a form that Ray writes to its logs; trials read no store."""
+    before = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in before if not name.startswith("AWS_")}
+    try:
+        yield
+    finally:
+        class_cache.ENV_VARS_TO_PROPAGATE = before
 
 
 def _name(trial: Trial) -> str:
