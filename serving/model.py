@@ -29,7 +29,9 @@ class Model:
     def local(self) -> str:
         """Return a folder with the ensemble that this process can read; raises ArtifactError where it is gone or another by now."""
         if self.uri.startswith(REGISTERED):
-            return fetch_ensemble(self.uri, self.tracking_uri, LOADER)
+            folder = fetch_ensemble(self.uri, self.tracking_uri, LOADER)
+            artifacts.verify(folder)  # this node's copy, which may have been kept for long
+            return folder
         if (found := artifacts.require(self.uri).fingerprint) != self.version:
             raise ArtifactError(f"model: expected the version that was deployed, {self.version}, at {self.uri}; got {found}")
         return local_copy(self.uri)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
 import warnings
@@ -15,9 +16,12 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature, infer_signature
+from mlflow.utils.uri import is_local_uri
 
 from components.tracking.files import local
+from components.tracking.names import digest
 
+CACHE = Path("~/.cache/tandem/models")
 VERSION_TAG = "tandem.key"
 
 
@@ -49,8 +53,10 @@ def fetch(uri: str, tracking_uri: str) -> tuple[Path, Mapping[str, Any]]:
     what it says of its loader and data."""
     if found := re.fullmatch(r"models:/([^/@]+)/([^/@]+)", fixed_version(uri, tracking_uri)):
         uri = MlflowClient(tracking_uri, tracking_uri).get_model_version_download_uri(*found.groups())
-    folder = mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri)
-    return Path(folder), Model.load(folder).flavors[mlflow.pyfunc.FLAVOR_NAME]
+        folder = _kept(uri, tracking_uri)
+    else:
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri))
+    return folder, Model.load(str(folder)).flavors[mlflow.pyfunc.FLAVOR_NAME]
 
 
 def fixed_version(uri: str, tracking_uri: str) -> str:
@@ -59,6 +65,20 @@ def fixed_version(uri: str, tracking_uri: str) -> str:
         version = MlflowClient(tracking_uri, tracking_uri).get_model_version_by_alias(*found.groups()).version
         return f"models:/{found[1]}/{version}"
     return uri
+
+
+def _kept(source: str, tracking_uri: str) -> Path:
+    """Return the folder of a version, which never changes: where it lies, or fetched once and kept below CACHE."""
+    if is_local_uri(source, is_tracking_or_registry_uri=False):
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, tracking_uri=tracking_uri))
+    place = CACHE.expanduser() / digest(f"{tracking_uri} {source}")
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent) as aside:
+            fetched = mlflow.artifacts.download_artifacts(artifact_uri=source, tracking_uri=tracking_uri, dst_path=aside)
+            with contextlib.suppress(OSError):  # another process was faster
+                Path(fetched).rename(place)
+    return place
 
 
 def _upload(client: MlflowClient, run_id: str, place: str, body: Mapping[str, Any]) -> None:

@@ -50,10 +50,15 @@ def register_line(tracker: Tracker, folder: Path, loader_module: str, key: str |
         return register_ensemble(run, folder / "line_model", code, loader_module, ["pandas>=3.1"], inputs, outputs, key)
 
 
-def test_an_ensemble_goes_through_a_server_and_comes_back(server: Server, folder: Path, loader_module: str) -> None:
+def test_an_ensemble_goes_through_a_server_and_comes_back_and_is_fetched_once(
+    server: Server, folder: Path, loader_module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert register_line(open_at(folder, server.uri), folder, loader_module) == "1"
+    monkeypatch.setattr("components.tracking.registry.CACHE", folder / "cache")
     model = load_ensemble("models:/tandem@champion", server.uri, loader_module)
     assert list(model.predict(pd.DataFrame({"x": [3.0]}))["p"]) == [7.0]
+    assert len({fetch_ensemble("models:/tandem/1", server.uri, loader_module) for _ in range(3)}) == 1
+    assert len(list((folder / "cache").iterdir())) == 1, "one folder for the version, nothing half fetched"
 
 
 def test_a_registered_ensemble_loads_with_the_same_predictions(folder: Path, loader_module: str) -> None:
