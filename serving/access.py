@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 import ray
 from ray.serve.context import _get_global_client
 
+from components import ray_token
 from components.errors import ConfigError
 from serving.arguments import Arguments
 
@@ -33,6 +35,8 @@ def access(arguments: Arguments) -> Access:
 def guard(host: str, arguments: Arguments) -> Access:
     """Return what guards an endpoint that listens on `host`; raises ConfigError where strangers could ask."""
     local, key = is_loopback(host), _key(arguments.api_key_file)
+    if not local and os.environ.get(ray_token.MODE, "").lower() != "token":
+        raise ConfigError(f"serving on {host}, beyond loopback: expected {ray_token.MODE}=token, for the replicas' own ports are as open")
     if not local and key is None and not arguments.behind_proxy:
         allowed = "api_key_file=FILE, or behind_proxy=true where a proxy authenticates"
         raise ConfigError(f"serving on {host}, beyond loopback: expected {allowed}")

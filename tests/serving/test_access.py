@@ -17,6 +17,11 @@ KEY = b"a key of many characters"
 HERE, THERE = ("127.0.0.1", "127.8.9.1", "::1", "localhost"), ("0.0.0.0", "::", "10.0.0.1", "example.org", "")
 
 
+@pytest.fixture(autouse=True)
+def ray_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+
+
 @pytest.fixture
 def key_file(tmp_path: Path) -> str:
     (tmp_path / "key").write_bytes(KEY + b"\n")
@@ -81,3 +86,11 @@ def test_where_serve_does_not_say_where_it_listens_it_counts_as_everywhere(clien
     else:
         with pytest.raises(ConfigError, match=f"serving on {host}, beyond loopback"):
             access.access(Arguments(model="m"))
+
+
+@pytest.mark.parametrize("mode", ["", "disabled"])
+def test_beyond_loopback_ray_asks_for_a_token_too(mode: str, key_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with pytest.raises(ConfigError, match=r"serving on 0\.0\.0\.0, beyond loopback: expected RAY_AUTH_MODE=token"):
+        guarded("0.0.0.0", api_key_file=key_file, behind_proxy=True)
+    assert guarded("127.0.0.1").key is None
