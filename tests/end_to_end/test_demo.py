@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow.dataset as pads
 import pytest
 import torch
+from grpc import StatusCode
 from transformers import AutoModelForCausalLM
 
 from components.features.visit import Candidate, Visit
@@ -23,6 +24,7 @@ from components.joint.ensemble import Ensemble
 from serving import schemas
 from tests.end_to_end.command import ROOT, environment, pipeline
 from tests.end_to_end.conftest import FinishedRun
+from tests.serving import strangers
 from tests.serving.served import Served, served
 
 pytestmark = pytest.mark.end_to_end
@@ -216,6 +218,34 @@ def test_the_examples_of_the_document_run_as_they_stand(endpoint: Served) -> Non
         answer = endpoint.post(path, example)
         assert answer.status == 200, answer.body
     assert endpoint.get("/openapi.json").status == 200
+
+
+def test_http_listens_on_loopback_and_no_other_port_does_a_strangers_bidding(endpoint: Served, tmp_path: Path) -> None:
+    found, marker = strangers.listeners(endpoint), tmp_path / "marker"
+    assert {one.host for one in found if endpoint.url.endswith(f":{one.port}")} == {"127.0.0.1"}
+    # Ray's own ports listen everywhere, whatever it is told: the token is what keeps strangers out.
+    answers = [answer for one in found if not one.is_local and (answer := one.http_answer())]
+    assert {status for status, _ in answers} == {200, 401}
+    assert all(body.startswith(b"# HELP ") for status, body in answers if status == 200), "figures for Prometheus"
+    assert {one.gcs_status() for one in found if one.process == "gcs_server"} == {StatusCode.UNAUTHENTICATED}
+    replicas = {one.replica_status(marker) for one in found if "ServeReplica" in one.process}
+    assert replicas == {StatusCode.UNAUTHENTICATED, StatusCode.UNIMPLEMENTED}  # the latter: a port of Ray's core
+    assert not marker.exists()
+
+
+def test_the_tokens_are_private_and_in_no_log_record_or_command_line(demo: FinishedRun, endpoint: Served) -> None:
+    for home in (demo.temp, endpoint.log.parent):
+        file = home / ".ray" / "auth_token"
+        assert file.stat().st_mode & 0o777 == 0o600
+        token = file.read_bytes()
+        assert len(token) == 64
+        assert strangers.files_with(token, home) == [file]
+        assert not [process for process in strangers.processes(endpoint) if token.decode() in " ".join(process.cmdline())]
+
+
+def test_what_clients_send_reaches_no_log(endpoint: Served) -> None:
+    assert list(strangers.send_forged_lines(endpoint)) == [200, 422, 422, 422, 422, 404, 400]
+    assert strangers.files_with(b"forged", endpoint.log.parent) == []
 
 
 def test_a_ranking_has_the_best_of_the_catalogue(demo: FinishedRun, endpoint: Served) -> None:
