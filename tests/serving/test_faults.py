@@ -112,20 +112,26 @@ def test_what_happened_can_be_read_by_prometheus(endpoint: Served) -> None:
 
 def test_clients_that_leave_leave_no_work_behind(endpoint: Served) -> None:
     endpoint.wait_until(lambda: healthy(endpoint), "healthy before")
-    body = json.dumps({**BOTH, "threshold": "-inf"})
-    host = endpoint.url.removeprefix("http://")
-    for _ in range(50):
-        client = http.client.HTTPConnection(host, timeout=0.05)
-        try:
+    # They would wait for half a minute, more of them than the LLM and its queue hold.
+    body = json.dumps({**BOTH, "threshold": "-inf", "deadline_ms": 30_000})
+    frozen, *others = [pid for pid in endpoint.pids(":Llm") if psutil.Process(pid).status() != psutil.STATUS_STOPPED]
+    assert not others
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        clients = [http.client.HTTPConnection(endpoint.url.removeprefix("http://"), timeout=10) for _ in range(50)]
+        for client in clients:
             client.request("POST", "/v1/score", body, {"content-type": "application/json"})
-            client.getresponse()
-        except TimeoutError:
-            pass
-        finally:
+        time.sleep(0.3)
+        for client in clients:
             client.close()
-    answers = [endpoint.post("/v1/score", BOTH) for _ in range(20)]
-    assert {answer.status for answer in answers} == {200}
+        time.sleep(0.5)
+        asked = endpoint.post("/v1/score", BOTH)
+        assert asked.body["degraded_cause"] == "llm_timeout", "it waits for the frozen LLM alone, its queue is empty"
+    finally:
+        os.kill(frozen, signal.SIGCONT)
     endpoint.wait_until(lambda: healthy(endpoint), "the LLM is free again", 5)
+    assert frozen in endpoint.pids(":Llm")
+    assert {endpoint.post("/v1/score", BOTH).status for _ in range(20)} == {200}
 
 
 def test_ten_times_more_requests_than_it_can_answer_are_refused_and_the_rest_answered(endpoint: Served) -> None:
