@@ -62,7 +62,7 @@ lock:
 
 # What can be made again; finished runs are not among it.
 clean:
-	rm -rf $(VENV) $(VENV)-lock .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(VENV)-lock .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -not -path "./.git/*" -prune -exec rm -rf {} +
 
 clean-runs:

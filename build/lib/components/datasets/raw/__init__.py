@@ -1,1 +1,0 @@
-"""Files as they come: lines, delimited text, JSON lines and Parquet become chunks of Arrow columns, before any meaning."""
