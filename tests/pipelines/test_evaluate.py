@@ -100,7 +100,7 @@ def test_a_search_file_that_says_too_little_is_refused(output: Path, tmp_path: P
     for name in ("scores", "tables", "checkpoints"):
         (tmp_path / name).symlink_to(output / name)
     with artifacts.create(str(tmp_path / "policy"), "p", {}) as (policy, _):
-        for file in (output / "policy").glob("*.[pj]*"):
+        for file in (output / "policy").glob("[!_]*.[pj]*"):
             Path(policy, file.name).write_bytes(file.read_bytes())
         artifacts.write_json(f"{policy}/search.json", {"gain": {}})
     with pytest.raises(ArtifactError, match="sentence"):
