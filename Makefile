@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STORE ?= sqlite:///$(CURDIR)/runs/mlflow.db
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run serve test unit lint mlflow lock clean clean-runs
+.PHONY: run serve test faults unit lint mlflow lock clean clean-runs
 
 run: $(VENV)/.installed
 	$(BIN)/python pipelines/full.py demo
@@ -17,12 +17,16 @@ serve: $(VENV)/.installed
 
 # The end-to-end tests mostly wait for processes to start: two at a time, each file with its own Ray.
 test: lint
-	$(BIN)/python -m pytest -m "not ray and not end_to_end" -n 2
-	$(BIN)/python -m pytest -m "(ray or end_to_end) and not alone" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not ray and not end_to_end and not faults" -n 2
+	$(BIN)/python -m pytest -m "(ray or end_to_end) and not alone and not faults" -n 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m alone
 
+# The rest of the tests that kill processes of a run: minutes more than `make test` takes.
+faults: $(VENV)/.installed
+	$(BIN)/python -m pytest -m faults
+
 unit: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not ray and not end_to_end" -n 2
+	$(BIN)/python -m pytest -m "not ray and not end_to_end and not faults" -n 2
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ from pipelines.stage import StageContext
 from tests.components.joint import prepared
 from tests.pipelines.local_ray import local_ray
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
 MARKS = "TANDEM_TEST_MARKS"  # names the folder where those who died left a mark; actors have it from the environment
 KEY = ["split", "user_id", "item_id", "timestamp_s"]
 ASKED = prompts.Config(history_length=4, max_tokens=prepared.MAX_TOKENS, joint_samples=90, llm_samples=60, early_stopping_samples=33)

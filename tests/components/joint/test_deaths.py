@@ -22,6 +22,7 @@ CASES: dict[str, tuple[int, dict[str, Any], list[Death]]] = {
 }
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_whose_workers_are_killed_ends_as_an_unbroken_one(data: Path, tmp_path: Path, case: str) -> None:
     zero, llm, dying = CASES[case]
