@@ -108,7 +108,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
     children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=60)
+        process.wait(timeout=20)
     for left in [process.pid, *(child.pid for child in children)]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(left, signal.SIGKILL)

@@ -202,8 +202,12 @@ def test_error_is_readable_and_can_be_tried_again(page: Page, endpoint: Running,
     def away(user_id: str) -> None:
         raise EventStoreError("away")
 
+    async def failing(request: RankRequest) -> None:  # without the store alone it would answer from the model's own histories
+        raise EventStoreError("away")
+
     with monkeypatch.context() as patched:
         patched.setattr(endpoint.service.histories, "of", away)
+        patched.setattr(endpoint.service, "rank", failing)
         page.get("user").clear()
         page.get("user").send_keys("u4", Keys.ENTER)
         page.wait(lambda: page.notice("ranking") and page.notice("profile"))
