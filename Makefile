@@ -15,10 +15,13 @@ serve: $(VENV)/.installed
 	ls runs/*/ensemble/_manifest.json > /dev/null 2>&1 || $(MAKE) run
 	$(BIN)/python -m serving.local
 
+# Unit tests compute on one thread each: threads that wait for work would take the cores from each other's tests.
+UNIT := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not ray and not end_to_end and not faults" -n 3
+
 # The end-to-end tests mostly wait for processes to start: two at a time, each file with its own Ray.
 test: lint
-	$(BIN)/python -m pytest -m "not ray and not end_to_end and not faults" -n 2
-	$(BIN)/python -m pytest -m "(ray or end_to_end) and not alone and not faults" -n 2 --dist loadfile --no-loadscope-reorder
+	$(UNIT)
+	$(BIN)/python -m pytest -m "(slow or ray or end_to_end) and not alone and not faults" -n 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/python -m pytest -m alone
 
 # The rest of the tests that kill processes of a run: minutes more than `make test` takes.
@@ -26,7 +29,7 @@ faults: $(VENV)/.installed
 	$(BIN)/python -m pytest -m faults
 
 unit: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not ray and not end_to_end and not faults" -n 2
+	$(UNIT)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

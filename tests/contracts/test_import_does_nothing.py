@@ -16,6 +16,8 @@ QUIET = {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREA
 # Modules that do each kind of thing when they are imported: the probe must see all of it.
 NAUGHTY = """
 import os, subprocess, threading
+
+pytestmark = pytest.mark.slow
 os.environ.get("HOME")
 open("made.txt", "w").close()
 subprocess.run(["true"])

@@ -63,6 +63,7 @@ def test_a_dead_owners_lock_is_taken_over_when_its_lease_ran_out(hold: Hold, dea
         assert time.monotonic() - started_s >= LEASE_S
 
 
+@pytest.mark.slow
 def test_of_many_that_want_a_dead_owners_lock_one_gets_it(bucket: str) -> None:
     fs, folder = storage.filesystem(bucket)
     Lease(fs, f"{folder}/.lock", "the dead", LEASE_S).take(refuse)
@@ -85,6 +86,7 @@ def test_of_many_that_want_a_dead_owners_lock_one_gets_it(bucket: str) -> None:
     assert sorted(got) == sorted([owner, *[f"refused, {owner} has it"] * 5])
 
 
+@pytest.mark.slow
 def test_a_run_that_waits_gets_the_lock_when_the_owner_is_done(hold: Hold) -> None:
     told: list[str] = []
     first = hold("first")

@@ -16,6 +16,8 @@ from components.joint import deepspeed_engine
 from tests.components.joint import engines, worlds
 from tests.components.joint.engines import Case, Outcome
 
+pytestmark = pytest.mark.slow
+
 FP32 = [None, 0, 1, 2, 3]  # None: torch's engine; else DeepSpeed's ZeRO stage
 
 

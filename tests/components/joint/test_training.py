@@ -25,6 +25,8 @@ from components.llm.tokens import TokenLayout
 from tests.components.joint import prepared, record, runs, worlds
 from tests.components.joint.runs import Ended
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, Path]:

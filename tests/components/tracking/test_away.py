@@ -13,6 +13,8 @@ from components.tracking import Tracking, open_tracker, replay
 from components.tracking.spool import Event, Spool
 from tests.components.tracking.stores import Server, dead_uri, free_port, metric_rows, open_at, rows, sqlite_uri
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_dead_server_costs_no_error_and_the_spool_replays_exactly_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     away = open_at(folder, dead_uri())

@@ -172,6 +172,7 @@ def one_of_four(folders: list[Path], number: int, together: multiprocessing.sync
                 run.log_metrics({"loss": 1 / (1 + step)}, step)
 
 
+@pytest.mark.slow
 def test_four_processes_share_a_fresh_database(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["components.tracking.store"])  # mlflow is imported once
