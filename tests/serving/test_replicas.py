@@ -1,4 +1,7 @@
-"""Several processes of each kind: events in Redis, the CRM in a deployment of its own, and one of them killed."""
+"""Several processes of each kind: events in Redis, the CRM in a deployment of its own, and one of them killed.
+
+`pytest -s` shows the figures that the README gives.
+"""
 
 from __future__ import annotations
 
@@ -55,10 +58,11 @@ def test_a_killed_crm_costs_no_request(endpoint: Served) -> None:
     with load(endpoint, BOTH, clients=CLIENTS) as found:
         endpoint.wait_until(lambda: len(found.answers) > 20, "answers")
         os.kill(killed, signal.SIGKILL)
-        endpoint.wait_until(lambda: endpoint.pids(":Crm") not in ([], [killed]), "Ray starts it again")
-        endpoint.wait_until(lambda: not found.answers[-1].body["degraded"], "it answers again")
+        away_s = endpoint.wait_until(lambda: endpoint.pids(":Crm") not in ([], [killed]), "Ray starts it again")
+        away_s += endpoint.wait_until(lambda: not found.answers[-1].body["degraded"], "it answers again")
     assert found.statuses == {200}
     assert not found.failures
+    print(f"\nthe CRM of its own killed: {len(found.answers)} answers, none lost; back {away_s:.1f} s later")
     causes = {answer.body["degraded_cause"] for answer in found.answers if answer.body["degraded"]}
     assert any(cause.startswith("crm_") for cause in causes)
 
@@ -67,22 +71,24 @@ def test_a_killed_ingress_costs_at_most_the_requests_it_held(endpoint: Served) -
     with load(endpoint, BOTH, clients=CLIENTS) as found:
         endpoint.wait_until(lambda: len(found.answers) > 20, "answers")
         os.kill(endpoint.pids(":Ingress")[0], signal.SIGKILL)
-        endpoint.wait_until(lambda: len(endpoint.pids(":Ingress")) == 2, "Ray starts it again", 60)
+        away_s = endpoint.wait_until(lambda: len(endpoint.pids(":Ingress")) == 2, "Ray starts it again", 60)
         before = len(found.answers)
         endpoint.wait_until(lambda: len(found.answers) > before + 20, "answers afterwards")
-    failed = [answer for answer in found.answers if answer.status != 200]
-    assert len(failed) + len(found.failures) <= CLIENTS
+    failed = sum(answer.status != 200 for answer in found.answers) + len(found.failures)
+    assert failed <= CLIENTS
+    print(f"\none of two ingresses killed: {failed} of {len(found.answers)} requests lost; two again {away_s:.1f} s later")
 
 
 def test_without_its_controller_every_request_is_answered_and_ray_starts_another(endpoint: Served) -> None:
     (killed,) = endpoint.pids("ServeController")
     with load(endpoint, BOTH, clients=CLIENTS) as found:
         os.kill(killed, signal.SIGKILL)
-        endpoint.wait_until(lambda: endpoint.pids("ServeController") not in ([], [killed]), "Ray starts it again")
+        away_s = endpoint.wait_until(lambda: endpoint.pids("ServeController") not in ([], [killed]), "Ray starts it again")
         before = len(found.answers)
         endpoint.wait_until(lambda: len(found.answers) > before + 20, "answers afterwards")
     assert {answer.status for answer in found.answers} == {200}
     assert not found.failures
+    print(f"\nServe's controller killed: {len(found.answers)} answers, none lost; another {away_s:.1f} s later")
 
 
 def test_without_its_proxy_nobody_is_heard_until_serve_starts_another(endpoint: Served) -> None:
@@ -90,5 +96,5 @@ def test_without_its_proxy_nobody_is_heard_until_serve_starts_another(endpoint: 
     (killed,) = endpoint.pids("ProxyActor")
     os.kill(killed, signal.SIGKILL)
     silent_s = endpoint.wait_until(lambda: endpoint.post("/v1/score", BOTH).status == 200, "the endpoint is heard again", RECOVERY_S)
-    print(f"the proxy was away for {silent_s:.1f} s")
+    print(f"\nServe's proxy killed: nobody heard for {silent_s:.1f} s")
     assert endpoint.pids("ProxyActor") != [killed]
