@@ -90,15 +90,6 @@ def test_a_shop_goes_through_the_whole_pipeline(shop: Path, short_folder: Path) 
     assert json.loads((output / "checkpoints" / "llm" / "config.json").read_text())["model_type"] == "bert"
 
 
-def test_too_many_bad_rows_end_the_run_before_training(shop: Path, short_folder: Path) -> None:
-    output = short_folder / "shop-bad"
-    strict = ("--prepare.max-bad-fraction", "0.001")
-    done = pipeline(short_folder, "tabular", "--data", str(shop), "--output", str(output), *MAPPING, *SMALL, *strict)
-    assert done.returncode == 1
-    assert "12 of 3,000 rows of interactions are bad" in done.stderr
-    assert not (output / "checkpoints").exists()
-
-
 def test_a_missing_column_is_named_with_its_file(shop: Path, short_folder: Path) -> None:
     wrong = [word if word != "bought" else "baught" for word in MAPPING]
     done = pipeline(short_folder, "tabular", "--data", str(shop), "--output", str(short_folder / "x"), *wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,16 +24,17 @@ class Load:
 
 
 @contextmanager
-def load(endpoint: Served, body: Any, clients: int = 4, path: str = "/v1/score") -> Iterator[Load]:
-    """Let clients ask one request after the other until the block ends."""
+def load(endpoint: Served, body: Any, clients: int = 4, pause_s: float = 0.0) -> Iterator[Load]:
+    """Let clients ask one request after the other until the block ends; with a pause they leave the cores to what is to start."""
     found, stop = Load(), threading.Event()
 
     def ask() -> None:
         while not stop.is_set():
             try:
-                found.answers.append(endpoint.post(path, body))
+                found.answers.append(endpoint.post("/v1/score", body))
             except OSError as error:  # refused, reset or timed out
                 found.failures.append(error)
+            time.sleep(pause_s)
 
     threads = [threading.Thread(target=ask, daemon=True) for _ in range(clients)]
     for thread in threads:

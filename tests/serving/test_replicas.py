@@ -20,7 +20,7 @@ from tests.serving.load import load
 from tests.serving.served import BOTH, Served, served
 
 pytestmark = pytest.mark.end_to_end
-CLIENTS = 4
+CLIENTS, PAUSE_S = 4, 0.1
 RECOVERY_S = 60
 
 
@@ -55,7 +55,7 @@ def test_the_crm_in_a_deployment_of_its_own_answers_as_in_the_ingress(endpoint: 
 
 def test_a_killed_crm_costs_no_request(endpoint: Served) -> None:
     (killed,) = endpoint.pids(":Crm")
-    with load(endpoint, BOTH, clients=CLIENTS) as found:
+    with load(endpoint, BOTH, CLIENTS, PAUSE_S) as found:
         endpoint.wait_until(lambda: len(found.answers) > 20, "answers")
         os.kill(killed, signal.SIGKILL)
         away_s = endpoint.wait_until(lambda: endpoint.pids(":Crm") not in ([], [killed]), "Ray starts it again")
@@ -68,7 +68,7 @@ def test_a_killed_crm_costs_no_request(endpoint: Served) -> None:
 
 
 def test_a_killed_ingress_costs_at_most_the_requests_it_held(endpoint: Served) -> None:
-    with load(endpoint, BOTH, clients=CLIENTS) as found:
+    with load(endpoint, BOTH, CLIENTS, PAUSE_S) as found:
         endpoint.wait_until(lambda: len(found.answers) > 20, "answers")
         os.kill(endpoint.pids(":Ingress")[0], signal.SIGKILL)
         away_s = endpoint.wait_until(lambda: len(endpoint.pids(":Ingress")) == 2, "Ray starts it again", 60)
@@ -81,7 +81,7 @@ def test_a_killed_ingress_costs_at_most_the_requests_it_held(endpoint: Served) -
 
 def test_without_its_controller_every_request_is_answered_and_ray_starts_another(endpoint: Served) -> None:
     (killed,) = endpoint.pids("ServeController")
-    with load(endpoint, BOTH, clients=CLIENTS) as found:
+    with load(endpoint, BOTH, CLIENTS, PAUSE_S) as found:
         os.kill(killed, signal.SIGKILL)
         away_s = endpoint.wait_until(lambda: endpoint.pids("ServeController") not in ([], [killed]), "Ray starts it again")
         before = len(found.answers)

@@ -22,6 +22,7 @@ from tests.serving.load import load
 from tests.serving.served import BOTH, Served
 
 pytestmark = pytest.mark.end_to_end
+PAUSE_S = 0.1  # of each client, between two requests
 EVERYTHING = {**BOTH, "threshold": "-inf"}
 SERVE = str(Path(sys.executable).with_name("serve"))
 
@@ -90,7 +91,7 @@ def p_llm(body: dict[str, Any]) -> list[float]:
 
 def test_a_new_threshold_goes_live_without_a_restart(deployed: Cluster) -> None:
     before, processes = ask(deployed), deployed.endpoint.pids("ServeReplica")
-    with load(deployed.endpoint, BOTH) as found:
+    with load(deployed.endpoint, BOTH, pause_s=PAUSE_S) as found:
         deployed.deploy(deployed.temp / "first" / "ensemble", {"threshold": "inf"})
         deployed.endpoint.wait_until(lambda: ask(deployed)["policy_version"] != before["policy_version"], "the new policy")
     assert found.statuses == {200}
@@ -101,7 +102,7 @@ def test_a_new_threshold_goes_live_without_a_restart(deployed: Cluster) -> None:
 
 def test_a_wrong_policy_stops_nothing_and_is_shown(deployed: Cluster) -> None:
     before, processes = ask(deployed), deployed.endpoint.pids("ServeReplica")
-    with load(deployed.endpoint, BOTH) as found:
+    with load(deployed.endpoint, BOTH, pause_s=PAUSE_S) as found:
         deployed.deploy(deployed.temp / "first" / "ensemble", {"treshold": 1})
         deployed.endpoint.wait_until(lambda: deployed.endpoint.get("/v1/policy").body["refused"], "the refusal")
     assert found.statuses == {200}
@@ -113,7 +114,7 @@ def test_a_wrong_policy_stops_nothing_and_is_shown(deployed: Cluster) -> None:
 
 def test_a_new_model_rolls_in_without_a_failed_request(deployed: Cluster) -> None:
     before = everything_asked(deployed)
-    with load(deployed.endpoint, EVERYTHING) as found:
+    with load(deployed.endpoint, EVERYTHING, pause_s=PAUSE_S) as found:
         deployed.deploy(ensembles.make(deployed.temp / "second", seed=1), {})
         deployed.endpoint.wait_until(lambda: ask(deployed)["model_version"] != before["model_version"], "the new model", 120)
         deployed.endpoint.wait_until(lambda: deployed.status()["status"] == "RUNNING", "Serve has finished", 120)
@@ -138,7 +139,7 @@ def test_a_damaged_model_does_not_replace_one_that_works(deployed: Cluster) -> N
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with load(deployed.endpoint, BOTH) as found:
+    with load(deployed.endpoint, BOTH, pause_s=PAUSE_S) as found:
         deployed.deploy(damaged, {})
         deployed.endpoint.wait_until(lambda: deployed.status()["status"] == "DEPLOY_FAILED", "Serve says that it failed", 120)
         time.sleep(3)
