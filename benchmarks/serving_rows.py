@@ -1,0 +1,57 @@
+"""What the lines of the table ask: the same users and items of every server that runs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from serving_clients import Row
+from serving_servers import MLFLOW, SERVERS
+from serving_yardsticks import HOST, Pasts, rows
+
+CANDIDATES = 100
+BODIES = 40  # different requests a row
+EVERY = 5  # 20 % of the requests: each fifth one
+CRM_ONLY, LLM_ONLY, BY_REQUEST = "endpoint, LLM share 0 %", "endpoint, 100 %", "endpoint, 20 % of requests"
+HEALTH = "endpoint, GET /healthz"
+
+
+def http(path: str, body: Any = None) -> bytes:
+    """Write a whole HTTP request."""
+    method, content = ("GET", b"") if body is None else ("POST", json.dumps(body, separators=(",", ":")).encode())
+    head = f"{method} {path} HTTP/1.1\r\nhost: {HOST}\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
+    return head.encode() + content
+
+
+def draw(users: pd.DataFrame, items: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """Draw users and 100 items for each."""
+    random, count = np.random.default_rng(0), min(CANDIDATES, len(items))
+    chosen = random.choice(users["user_id"].to_numpy(object), BODIES)
+    return [(user, random.choice(items["item_id"].to_numpy(object), count, replace=False).tolist()) for user in chosen.tolist()]
+
+
+def question(user: str, items: list[str], llm_share: float) -> bytes:
+    """Ask the endpoint: the LLM scores this share of the candidates, and the deadline is far."""
+    limits = {"max_llm_share": llm_share, "threshold": "-inf" if llm_share else "inf", "deadline_ms": 60_000}
+    return http("/v1/score", {"user": {"id": user}, "candidates": [{"id": item} for item in items], **limits})
+
+
+def rows_of(ports: dict[str, int], drawn: list[tuple[str, list[str]]], known: Pasts) -> list[Row]:
+    """Return the lines of the table for the servers that run, those to compare beside each other."""
+    crm_only = [question(user, items, 0) for user, items in drawn]
+    found: list[Row] = []
+    if port := ports.get("endpoint"):
+        found.append(Row(CRM_ONLY, port, crm_only, counts_arms=True))
+    found += [Row(SERVERS[name], ports[name], crm_only) for name in ("empty", "unserved", "plain") if name in ports]
+    if "mlflow" in ports:
+        split = [rows(known, user, items).to_dict(orient="split", index=False) for user, items in drawn]
+        found.append(Row(MLFLOW, ports["mlflow"], [http("/invocations", {"dataframe_split": each}) for each in split]))
+    if port := ports.get("endpoint"):
+        found.append(Row(HEALTH, port, [http("/healthz")]))
+        for share, name in ((0.1, "endpoint, 10 %"), (0.2, "endpoint, 20 %"), (1.0, LLM_ONLY)):
+            found.append(Row(name, port, [question(*each, share) for each in drawn], counts_arms=True))
+        some = [question(*each, float(number % EVERY == 0)) for number, each in enumerate(drawn)]
+        found.append(Row(BY_REQUEST, port, some, counts_arms=True))
+    return found
