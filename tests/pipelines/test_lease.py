@@ -151,8 +151,12 @@ def test_a_store_that_ignores_conditions_is_refused(bucket: str, monkeypatch: py
 def test_a_lock_that_cannot_be_read_runs_out_too(hold: Hold, remote: str) -> None:
     with storage.open_file(f"{remote}/.lock", "wb") as file:
         file.write(b'{"owner": "torn')
-    with hold("heir"):
-        pass
+    started_s = time.monotonic()
+    with hold("heir") as require:
+        assert time.monotonic() - started_s >= LEASE_S
+        require()
+        fs, path = storage.filesystem(remote)
+        assert json.loads(fs.cat_file(f"{path}/.lock"))["owner"] == "heir"  # pyright: ignore
 
 
 def test_a_lease_is_renewed_often_enough() -> None:
