@@ -22,6 +22,17 @@ def short_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread: models as small as the tests' lose more by sharing their work than they gain."""
+    import torch  # seconds, which most tests need not wait
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[dict[str, str]]:
     """A running S3 server; the environment that leads to it is set, and yielded."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from components.features.tables import read_samples
@@ -23,6 +21,7 @@ from components.routing.router import EntropyRouter, GainRouter, MarginRouter
 from serving.router import Limits, Scored, route
 from tests.serving import ensembles
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 GAIN = GainRouter(-0.35, (0.6, -0.05, 0.01, 0.1, 0.02, 0.1))
 POLICIES = {
     "entropy, replace": Policy(EntropyRouter(), 0.6, "replace", 1.0, Identity(), Identity(), "candidate", 1.0, 0.5),
@@ -44,15 +43,6 @@ class Both:
     crm: CrmArm
     llm: LlmArm
     frame: pd.DataFrame  # as Ensemble.predict takes it; each user's rows are one request
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models as small as these lose more by sharing their work than they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +26,8 @@ from components.routing.signals import logit
 from tests.components.features import test_store as contexts
 from tests.serving import ensembles
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 MAX_BATCH_TOKENS = 4096
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models as small as these lose more by sharing their work than they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
