@@ -62,7 +62,8 @@ class RedisStore:
             protocol=2,
         )
         try:
-            self.ping()
+            with self._reporting("ping"):
+                self._client.ping()
             if url.query != TRUSTED:
                 self._check_durability()
         except BaseException:
@@ -90,10 +91,6 @@ class RedisStore:
             count, *ranges = pipeline.execute()
         members = ranges[0] if ranges else []
         return Latest(tuple(Event(*json.loads(member[DIGITS:])) for member in reversed(members)), count)
-
-    def ping(self) -> None:
-        with self._reporting("ping"):
-            self._client.ping()
 
     def close(self) -> None:
         self._client.close()

@@ -81,10 +81,6 @@ class SqliteStore:
             connection.execute("COMMIT")
         return Latest(tuple(Event(*row) for row in reversed(rows)), count)
 
-    def ping(self) -> None:
-        with self._connection("ping") as connection:
-            connection.execute("SELECT arrival FROM events LIMIT 1").fetchone()
-
     def close(self) -> None:
         self._closed = True
         while self._idle:

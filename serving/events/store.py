@@ -70,10 +70,6 @@ class EventStore(Protocol):
         """Return the user's latest events, `limit` at most; raises EventStoreError."""
         ...
 
-    def ping(self) -> None:
-        """Raise EventStoreError where the store does not answer."""
-        ...
-
     def close(self) -> None:
         """Give back connections; may be called twice."""
         ...

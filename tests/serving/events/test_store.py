@@ -123,7 +123,6 @@ def test_what_a_killed_process_had_acknowledged_is_there(uri: str) -> None:
 def test_a_store_can_be_opened_again_and_closed_twice(uri: str) -> None:
     first = open_store(uri)
     first.append(event())
-    first.ping()
     first.close()
     first.close()
     second = open_store(uri)
