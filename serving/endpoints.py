@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,14 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 def build_http(service: Service, arguments: Arguments, access: Access) -> FastAPI:
     """Return the ASGI application of one ingress process."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.events.close()  # else the latest events lie in a second file, and a copy of the first lacks them
+
     app = FastAPI(
+        lifespan=lifespan,
         title="Tandem",
         description="Scores by a fast recommender model, and by a language model where it pays. (This page loads Swagger UI from a CDN.)",
         version=version("tandem-rec"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
-from tests.serving.http_server import Called
+from tests.serving.http_server import Called, called
 from tests.serving.test_bad_input import MARK, refused
 
 
@@ -84,6 +85,12 @@ def test_clocks_may_run_ahead_by_a_day_and_no_more(fresh: Called) -> None:
     now_s = int(time.time())
     assert fresh.post("/v1/events", event(timestamp_s=now_s + 80_000))["stored"]
     refused(fresh.client.post("/v1/events", json=event("e2", timestamp_s=now_s + 90_000)), 422, "timestamp_s")
+
+
+def test_an_endpoint_that_ends_leaves_its_events_in_one_file(ensemble: Path, tmp_path: Path) -> None:
+    with called(ensemble, tmp_path / "events.db") as endpoint:
+        endpoint.post("/v1/events", event())
+    assert [path.name for path in tmp_path.iterdir()] == ["events.db"]
 
 
 def test_without_its_store_an_event_is_not_taken_and_the_prepared_histories_are_read(fresh: Called) -> None:
