@@ -8,10 +8,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 
-from tests.object_store import s3_server
+from tests.object_store import new_bucket, s3_server
 
 
 @pytest.fixture(scope="session")
@@ -45,9 +44,7 @@ def s3() -> Iterator[dict[str, str]]:
 @pytest.fixture
 def bucket(s3: dict[str, str]) -> str:
     """The URI of an empty bucket in the S3 server."""
-    name = f"test-{uuid.uuid4().hex[:12]}"
-    fsspec.filesystem("s3").mkdir(name)
-    return f"s3://{name}"
+    return new_bucket()
 
 
 @pytest.fixture(params=["disk", "memory", "s3"])

@@ -7,7 +7,13 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+
+from components import storage
 
 
 @contextlib.contextmanager
@@ -29,6 +35,20 @@ def s3_server() -> Iterator[dict[str, str]]:
     finally:
         process.kill()
         process.wait(timeout=10)
+
+
+def new_bucket() -> str:
+    """Make a bucket in the server that the environment leads to; return its URI."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    fsspec.filesystem("s3").mkdir(name)
+    return f"s3://{name}"
+
+
+def upload(folder: Path | str, uri: str) -> str:
+    """Copy what is below a local folder to a folder in a store; return its URI."""
+    fs, path = storage.filesystem(uri)
+    fs.put(f"{folder}/", f"{path}/", recursive=True)
+    return uri
 
 
 def _wait_for(port: int) -> None:

@@ -16,11 +16,11 @@ import pytest
 import tyro
 
 import components.datasets
-from components import storage
 from components.datasets.checks import check_interactions, check_items, check_users
 from components.types import Field, FieldKind, Source, Tables
 from pipelines.raw import digest
 from tests.components.datasets.samples import SAMPLES
+from tests.object_store import upload
 
 NO_DATASETS = {"__init__", "checks", "quarantine"}
 FILES = sorted(path for path in Path(components.datasets.__path__[0]).glob("*.py") if path.stem not in NO_DATASETS)
@@ -61,9 +61,8 @@ def test_every_file_holds_a_dataset_with_a_sample(path: Path) -> None:
 @every_dataset
 def test_a_folder_in_a_bucket_reads_as_one_on_a_disk(dataset: type, tmp_path: Path, bucket: str) -> None:
     here = tables_of(dataset, tmp_path)
-    fs, root = storage.filesystem(bucket)
     if any(tmp_path.iterdir()):
-        fs.put(f"{tmp_path}/", f"{root}/data/", recursive=True)
+        upload(tmp_path, f"{bucket}/data")
     there = dataset(dataset.Config(**SAMPLES[dataset.__name__].settings)).read(f"{bucket}/data")
     for table in ("interactions", "users", "items"):
         parts = [[chunk for source in getattr(tables, table) for chunk in source.read()] for tables in (here, there)]

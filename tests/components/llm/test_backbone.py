@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BertModel, T5Config, T5ForConditionalGeneration
 
-from components import storage
 from components.errors import ConfigError
 from components.llm import backbone
 from components.llm.answer import AnswerHead, ClickLlm
@@ -18,6 +17,7 @@ from components.llm.tokens import collate
 from components.prompts import click
 from components.types import LlmOutput, TokenBatch
 from tests.components.llm import families
+from tests.object_store import upload
 
 NAMES = sorted(families.MODELS)
 
@@ -203,11 +203,6 @@ def test_a_model_in_a_bucket_loads_as_one_on_a_disk_and_its_adapters_name_it_the
     upload(tmp_path / "adapter", f"{bucket}/adapter")
     again = open_(f"{bucket}/adapter", finetune="lora")
     torch.testing.assert_close(answered(again, tokens).logits_B2, answered(llm, tokens).logits_B2, atol=0, rtol=0)
-
-
-def upload(folder: Path | str, uri: str) -> None:
-    fs, path = storage.filesystem(uri)
-    fs.put(f"{folder}/", f"{path}/", recursive=True)
 
 
 def test_an_encoder_reads_the_base_of_an_adapter(folders, tmp_path: Path) -> None:
