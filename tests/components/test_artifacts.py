@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -120,6 +121,26 @@ def test_a_process_killed_while_writing_leaves_nothing_at_the_uri(tmp_path: Path
     assert artifacts.read_manifest(str(tmp_path / "tables")) is None
     write(str(tmp_path / "tables"))
     assert [path.name for path in tmp_path.iterdir()] == ["tables"]
+
+
+def test_all_of_an_artifact_is_on_the_disk_before_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[tuple[str, str]] = []
+    rename = Path.rename
+
+    def note_sync(descriptor: int) -> None:
+        place = Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path)
+        done.append(("on disk", "/".join(part.split(".partial")[0] for part in place.parts)))
+
+    def note_rename(self: Path, target: Path) -> None:
+        done.append(("renamed", target.name))
+        rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    write(str(tmp_path / "tables"))
+    content = ["tables", "tables/_manifest.json", "tables/data.txt", "tables/part", "tables/part/more.txt"]
+    assert sorted(done[:5]) == [("on disk", name) for name in content]
+    assert done[5:] == [("renamed", "tables"), ("on disk", "")]  # at last the folder that it appears in
 
 
 def test_a_new_artifact_replaces_the_earlier_one_whole(tmp_path: Path) -> None:
