@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
@@ -16,7 +17,8 @@ import ray
 from ray._raylet import Config as RayletConfig  # pyright: ignore[reportAttributeAccessIssue]
 from ray.data import DataContext, Dataset
 from ray.data.datasource import FilenameProvider
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from components import ray_token, storage
 from components.errors import ConfigError, ResourceError
@@ -25,6 +27,7 @@ LEAST_LOGICAL_CPUS = 4  # a laptop's Ray: tasks that wait for files and actors t
 CPUS_PER_TASK = 0.25  # of Ray Data's reading, changing and writing tasks beside a pool of actors
 CONNECT_TIMEOUT_S = 10.0
 ACTORS_TIMEOUT_S = 900  # for the place of a pool's actors on a cluster that others use too
+LOOK_TIMEOUT_S = 300.0  # for the first worker of a node, which may have to unpack the job's code
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,26 @@ def require(stages: Mapping[str, Sequence[Need]]) -> None:
     missing = [f"{stage}: {line}" for stage, needs in stages.items() for line in lacking(needs)]
     if missing:
         raise ResourceError(f"the cluster has {described()}, which is not enough for {'; '.join(missing)}")
+
+
+def require_shared(folders: Sequence[str]) -> None:
+    """Raise ResourceError when a node of the cluster does not see one of these local folders: tasks anywhere read and write them."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) == 1 or not folders:
+        return
+    look = ray.remote(num_cpus=0)(lambda: [folder for folder in folders if not Path(folder).exists()])
+    looks = [look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote() for node in nodes]
+    for node, answer in zip(nodes, looks, strict=True):
+        host = node["NodeManagerHostname"]
+        try:
+            missing = ray.get(answer, timeout=LOOK_TIMEOUT_S)
+        except RayError as error:
+            raise ResourceError(f"could not ask node {host} whether it sees {folders[0]}: {type(error).__name__}") from error
+        if missing:
+            raise ResourceError(
+                f"expected {missing[0]} on every node, {host} does not see it: "
+                "give a folder that all nodes share, or a store (s3://BUCKET/FOLDER)"
+            )
 
 
 def lacking(needs: Sequence[Need]) -> list[str]:

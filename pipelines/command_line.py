@@ -97,6 +97,13 @@ def needs(config: RunConfig) -> dict[str, list[cluster.Need]]:
     }
 
 
+def local_folders(config: RunConfig) -> list[str]:
+    """Return what a run reads and writes on a disk, which every node must see; the run makes its output folder first."""
+    model = config.llm.path if storage.is_uri(config.llm.path) or Path(config.llm.path).is_absolute() else None  # else a hub id
+    found = [storage.filesystem(place) for place in (config.output, config.data, model) if place]
+    return [path for fs, path in found if storage.is_local(fs)]
+
+
 def show_result(config: RunConfig, output: str) -> None:
     """Print what came out, and the commands for the next steps."""
     metrics = artifacts.read_json(artifacts.join(output, "report", "metrics.json"))

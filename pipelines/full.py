@@ -100,6 +100,7 @@ def run(config: RunConfig, interruption: Interruption) -> None:
             if not config.cluster.autoscales:
                 asked = command_line.needs(config)
                 cluster.require({step.name: asked[step.name] for step in left if step.name in asked})
+            cluster.require_shared(command_line.local_folders(config))
             with recording:
                 _run_steps(left, output, wanted, Progress(len(left)), recording, interruption, require_owned)
                 recording.finish()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,39 @@ def test_a_run_that_can_never_be_placed_is_refused_with_what_the_cluster_has() -
         "checkpoints: training workers need 2 x {'CPU': 1.0, 'GPU': 1.0}, 0 can be placed; "
         "scores: actors need 5 x {'CPU': 1.0}, 4 can be placed"
     )
+
+
+def test_only_what_lies_on_a_disk_must_be_seen_by_every_node(tmp_path: Path) -> None:
+    away = replace(RECIPES["demo"](), data="s3://bucket/raw", output="s3://bucket/run")
+    assert command_line.local_folders(away) == []
+    assert command_line.local_folders(replace(away, llm=replace(away.llm, path="meta-llama/Llama-2-7b"))) == []
+    here = replace(away, output=f"{tmp_path}/run", data=f"file://{tmp_path}/raw", llm=replace(away.llm, path=f"{tmp_path}/llama"))
+    assert command_line.local_folders(here) == [f"{tmp_path}/run", f"{tmp_path}/raw", f"{tmp_path}/llama"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("_ray")
+def test_a_local_folder_that_a_node_does_not_see_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (node,) = ray.nodes()
+    cluster.require_shared([f"{tmp_path}/none"])  # on one node, tasks see what the driver sees
+    monkeypatch.setattr(ray, "nodes", lambda: [node, {**node, "NodeManagerHostname": "another"}])
+    cluster.require_shared([str(tmp_path)])
+    with pytest.raises(ResourceError, match=rf"expected {tmp_path}/none on every node, {node['NodeManagerHostname']} does not see it"):
+        cluster.require_shared([str(tmp_path), f"{tmp_path}/none"])
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("_ray")
+def test_a_node_that_is_lost_or_does_not_answer_ends_the_run_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (node,) = ray.nodes()
+    lost = {**node, "NodeID": "f" * len(node["NodeID"]), "NodeManagerHostname": "another"}
+    monkeypatch.setattr(ray, "nodes", lambda: [node, lost])
+    with pytest.raises(ResourceError, match=rf"could not ask node another whether it sees {tmp_path}: TaskUnschedulableError"):
+        cluster.require_shared([str(tmp_path)])
+    monkeypatch.setattr(ray, "nodes", lambda: [node, node])
+    monkeypatch.setattr(cluster, "LOOK_TIMEOUT_S", 0.0)
+    with pytest.raises(ResourceError, match=rf"could not ask node {node['NodeManagerHostname']} .*: GetTimeoutError"):
+        cluster.require_shared([str(tmp_path)])
 
 
 @pytest.mark.ray
