@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = Path(__file__).with_name("import_probe.py")
 QUIET = {"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
 # Modules that do each kind of thing when they are imported: the probe must see all of it.
 NAUGHTY = """
 import os, subprocess, threading
-
-pytestmark = pytest.mark.slow
 os.environ.get("HOME")
 open("made.txt", "w").close()
 subprocess.run(["true"])
