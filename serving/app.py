@@ -2,7 +2,6 @@
 
 # No `from __future__ import annotations` here: Serve reads the type of `build`'s argument as it stands, and a name would be no type.
 
-from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -10,20 +9,22 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.deployment import Application
 from ray.serve.schema import LoggingConfig
 
-from components.errors import ConfigError
 from serving.arguments import Arguments
+from serving.checkout import runs
 from serving.deployments import Crm, Ingress, Llm
 from serving.errors import RETRY_AFTER_S
-from serving.model import ROOT, resolve
+from serving.model import resolve
 
-RAYS_COPIES = "runtime_resources"  # the folder where Ray keeps working directories for as long as they are used
 STARTS = 3  # attempts at a constructor before a deployment is given up
 
 
 def build(arguments: Arguments) -> Application:
-    """Return the application; raises ArtifactError where the model is missing or damaged: what runs already then goes on running."""
+    """Return the application; raises ArtifactError where the model is missing or damaged: what runs already then goes on running.
+
+    Raises ConfigError where the arguments leave out what has no default here.
+    """
     model = resolve(arguments.model, arguments.tracking_uri)
-    arguments = arguments.model_copy(update={"events": arguments.events or _events(ROOT)})
+    arguments = arguments.model_copy(update={"events": arguments.events or _events()})
     common = _common(arguments)
     llm = serve.deployment(
         **_replicas(arguments.llm_replicas, arguments.llm_max_replicas, arguments.llm_max_ongoing_requests),
@@ -52,11 +53,8 @@ def build(arguments: Arguments) -> Application:
     )(Ingress).bind(model, arguments, llm, crm)
 
 
-def _events(root: Path) -> str:
-    """Return the default address of events; raises ConfigError where they would lie in what is removed or replaced with the code."""
-    if (root / "pyproject.toml").is_file() and RAYS_COPIES not in root.parts:
-        return f"sqlite:///{root}/runs/events.db"
-    raise ConfigError(f"events: expected sqlite:////absolute/path.db or redis://HOST:PORT/DB where the code, at {root}, is no checkout")
+def _events() -> str:
+    return f"sqlite:///{runs('events: expected sqlite:////absolute/path.db or redis://HOST:PORT/DB')}/events.db"
 
 
 def _common(arguments: Arguments) -> dict[str, Any]:

@@ -13,7 +13,7 @@ class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     model: str = Field(description="the folder or URI of an artifact `ensemble/`, of a run that holds one, or models:/NAME@ALIAS")
-    tracking_uri: str = Field("", description="where models:/ are registered; empty: MLFLOW_TRACKING_URI, or runs/mlflow.db")
+    tracking_uri: str = Field("", description="where models are registered; empty: MLFLOW_TRACKING_URI, or runs/mlflow.db of the checkout")
     release: str = Field("", description="any text: another one loads models:/NAME@ALIAS anew, wherever the alias points then")
     events: str = Field("", description="sqlite:///ABSOLUTE/PATH or redis://HOST:PORT/DB; empty: runs/events.db of the checkout")
 

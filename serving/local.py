@@ -54,11 +54,15 @@ def http_options(host: str, port: int) -> dict[str, Any]:
 
 
 def settings_of(given: list[str]) -> dict[str, str]:
-    """Return the arguments of the application, with events below the current folder; raises ConfigError for what is no KEY=VALUE."""
+    """Return the arguments of the application; raises ConfigError for what is no KEY=VALUE.
+
+    Events, and models where the environment names no registry, are looked for below the current folder, as runs are.
+    """
     pairs = [setting.split("=", 1) for setting in given]
     if strange := [pair[0] for pair in pairs if len(pair) == 1]:
         raise ConfigError(f"expected KEY=VALUE, got {strange[0]}")
-    return {"events": f"sqlite:///{RUNS.absolute()}/events.db", **dict(pairs)}
+    registry = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{RUNS.absolute()}/mlflow.db"
+    return {"events": f"sqlite:///{RUNS.absolute()}/events.db", "tracking_uri": registry, **dict(pairs)}
 
 
 def serve(model: str, host: str, port: int, settings: dict[str, str]) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from components import artifacts, storage
 from components.errors import ArtifactError
 from components.local_copy import local_copy
 from components.tracking.config import ALIAS, MODEL_NAME
 from components.tracking.ensemble import fetch_ensemble, fixed_version
+from serving.checkout import runs
 
-ROOT = Path(__file__).parent.parent
 REGISTERED = "models:/"
 LOADER = "serving.pyfunc"  # registered ensembles name it
 
@@ -38,11 +37,14 @@ class Model:
 
 
 def resolve(uri: str, tracking_uri: str = "") -> Model:
-    """Find the model and check every file of it; raises ArtifactError naming what is missing or damaged."""
+    """Find the model and check every file of it; raises ArtifactError naming what is missing or damaged.
+
+    Raises ConfigError where nothing says in which store a registered model is looked up.
+    """
     if uri.startswith(REGISTERED):
         if not re.fullmatch(f"{REGISTERED}{MODEL_NAME}(@{ALIAS}|/[0-9]{{1,9}})", uri):  # MLflow would look elsewhere
             raise ArtifactError(f"model: expected models:/NAME@ALIAS or models:/NAME/VERSION, got {uri!r}")
-        store = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{ROOT}/runs/mlflow.db"
+        store = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _store()
         fixed = fixed_version(uri, store)
         artifacts.verify(fetch_ensemble(fixed, store, LOADER))
         return Model(fixed, store, fixed.removeprefix(REGISTERED))
@@ -50,6 +52,10 @@ def resolve(uri: str, tracking_uri: str = "") -> Model:
     manifest = artifacts.require(folder)
     artifacts.verify(folder)
     return Model(folder, "", manifest.fingerprint)
+
+
+def _store() -> str:
+    return f"sqlite:///{runs('tracking_uri: expected http://HOST:PORT or sqlite:////absolute/path.db')}/mlflow.db"
 
 
 def _ensemble_folder(uri: str) -> str:

@@ -12,7 +12,8 @@ from ray.serve.deployment import Application, Deployment
 
 from components.errors import ConfigError
 from serving.access import require_shared_events
-from serving.app import _events, build
+from serving.app import build
+from serving.checkout import runs
 from serving.local import settings_of
 
 
@@ -71,25 +72,28 @@ def test_an_upper_bound_below_the_lower_is_refused(ensemble: Path) -> None:
         built(ensemble, llm_replicas="3", llm_max_replicas="2")
 
 
-def test_events_lie_in_the_checkout_and_never_beside_installed_code_or_rays_copies(tmp_path: Path) -> None:
+def test_runs_lie_in_the_checkout_and_never_beside_installed_code_or_rays_copies(tmp_path: Path) -> None:
     copy = tmp_path / "runtime_resources" / "working_dir_files"
     for folder in (tmp_path, copy):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "pyproject.toml").touch()
-    assert _events(tmp_path) == f"sqlite:///{tmp_path}/runs/events.db"
+    assert runs("events: expected an address", tmp_path) == tmp_path / "runs"
     for folder in (tmp_path / "site-packages", copy):
-        with pytest.raises(ConfigError, match=rf"^events: expected sqlite:.* where the code, at {folder}, is no checkout$"):
-            _events(folder)
+        with pytest.raises(ConfigError, match=rf"^events: expected an address where the code, at {folder}, is no checkout$"):
+            runs("events: expected an address", folder)
 
 
-def test_served_from_a_folder_events_lie_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_served_from_a_folder_events_and_registered_models_lie_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert settings_of(["deadline_ms=5", "api_key_file=a=b"]) == {
         "events": f"sqlite:///{tmp_path}/runs/events.db",
+        "tracking_uri": f"sqlite:///{tmp_path}/runs/mlflow.db",
         "deadline_ms": "5",
         "api_key_file": "a=b",
     }
-    assert settings_of(["events=redis://r:1/0"]) == {"events": "redis://r:1/0"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert settings_of(["events=redis://r:1/0"]) == {"events": "redis://r:1/0", "tracking_uri": "http://mlflow:5000"}
     with pytest.raises(ConfigError, match=r"^expected KEY=VALUE, got foo$"):
         settings_of(["deadline_ms=5", "foo"])
 
