@@ -42,14 +42,14 @@ def catalogue_routes(service: Service) -> APIRouter:
         if row < 0 and not history.earlier_count:
             raise HTTPException(404, "expected a user that is known or has a history")
         profile = "" if row < 0 else _profiles(store.users.iloc[[row]])[0]
-        titles = _titles(item for item, _ in history.latest)
+        known, rows = _known(item for item, _ in history.latest)
+        titles = dict(zip(known, title_texts(rows, store.schema), strict=True))
         entries = [{"item_id": item, "title": titles.get(item, item), "rating": rating} for item, rating in history.latest]
         return {"id": user_id, "profile": profile, "earlier_count": history.earlier_count, "history": entries}
 
     @routes.get("/items", summary="Items by their ids; unknown ids are left out")
     async def items(item_id: Annotated[list[Id], Query(min_length=1, max_length=500)]) -> dict[str, Any]:
-        known = [item for item in dict.fromkeys(item_id) if resolver.knows_item(item)]
-        rows = store.items.iloc[[resolver.item_row(item) for item in known]]
+        known, rows = _known(item_id)
         titles, texts = title_texts(rows, store.schema), item_texts(rows, store.schema)
         return {"items": [{"id": key, "title": title, "text": text} for key, title, text in zip(known, titles, texts, strict=True)]}
 
@@ -68,10 +68,9 @@ def catalogue_routes(service: Service) -> APIRouter:
     def _profiles(rows: pd.DataFrame) -> list[str]:
         return user_texts(rows, store.schema)
 
-    def _titles(items: Iterable[str]) -> dict[str, str]:
-        """Return the titles of the known ones: all at once, for a table of one row takes as long as one of a hundred."""
+    def _known(items: Iterable[str]) -> tuple[list[str], pd.DataFrame]:
+        """Return the known ones with their rows: all at once, for a table of one row takes as long as one of a hundred."""
         known = [item for item in dict.fromkeys(items) if resolver.knows_item(item)]
-        rows = store.items.iloc[[resolver.item_row(item) for item in known]]
-        return dict(zip(known, title_texts(rows, store.schema), strict=True))
+        return known, store.items.iloc[[resolver.item_row(item) for item in known]]
 
     return routes
