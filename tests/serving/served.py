@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -22,7 +20,7 @@ import pytest
 from tests.end_to_end.command import ROOT, environment
 from tests.end_to_end.test_cluster import free_ports
 
-START_S = 300.0
+START_S, STOP_S = 300.0, 40.0
 ITEMS = [{"id": f"i{row}"} for row in range(24)]
 BOTH = {"user": {"id": "u1"}, "candidates": ITEMS}  # of the small ensemble: some candidates go to either arm
 
@@ -100,15 +98,21 @@ def served(temp: Path, model: Path, *settings: str) -> Iterator[Served]:
         assert process.poll() is None, log.read_text()[-3000:]
         yield found
     finally:
-        end(process)
+        ended = end(process)
+    assert ended, f"not within {STOP_S:.0f} s: the endpoint stops\n{log.read_text()[-3000:]}"
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """Stop a process as Ctrl-C does, and then whatever is left of it by force."""
+def end(process: subprocess.Popen[bytes]) -> bool:
+    """Stop a process, then whatever is left of it by force; tell whether it stopped by itself.
+
+    Not as Ctrl-C does: where a script started these tests in the background, SIGINT is ignored by all that they start.
+    """
     children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    process.send_signal(signal.SIGINT)
+    process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=20)
-    for left in [process.pid, *(child.pid for child in children)]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(left, signal.SIGKILL)
+        process.wait(STOP_S)
+    ended = process.poll() is not None
+    for left in [process, *children]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.kill()
+    return ended
