@@ -11,11 +11,13 @@ from typing import Any
 
 import optuna
 from ray import tune
+from ray.tune import ResultGrid
 from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.search.optuna import OptunaSearch
 
+from components.errors import TandemError
 from components.routing.fit import Spec
 from components.routing.policy import Unit
 from tune.choice import Candidate
@@ -61,13 +63,21 @@ def run_trials(data: ScoreData, plan: Plan, storage_path: str, on_trial: OnTrial
     trainable = tune.with_resources(tune.with_parameters(run_trial, data=data, unit=plan.unit), {"cpu": plan.cpus})
     with _quiet(), _discreet():
         results = _tuner(trainable, plan, storage_path, on_trial).fit()
+    return _outcome(results, plan)
+
+
+def _outcome(results: ResultGrid, plan: Plan) -> tuple[list[Candidate], list[str]]:
+    """Return what trials found, and a line for each that failed; raise TandemError where a trial did neither."""
     tried, failures = [], []
     for result in results:
         assert result.config is not None
         if result.error is not None:
             failures.append(f"{result.config}: {_last_line(result.error)}")
-        elif result.metrics is not None:
+        elif result.metrics and "score" in result.metrics:
             tried.append(Candidate(_spec(result.config, plan.unit), Score(**result.metrics["score"])))
+    ended = len(tried) + len(failures)
+    if ended != plan.trials:  # fewer would pass for the whole search, and never be made up for
+        raise TandemError(f"tune: expected {plan.trials} trials to end, {ended} did")
     return tried, failures
 
 
@@ -112,8 +122,11 @@ def _tuner(trainable: Callable[..., Any], plan: Plan, storage_path: str, on_tria
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Tune and Optuna from printing, and Tune from writing what nobody reads; it takes both from the environment alone."""
-    wanted = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+    """Keep Tune and Optuna from printing, and Tune from writing what nobody reads; it takes both from the environment alone.
+
+    Ctrl-C stays the caller's: Tune would end the search with the trials there are, as if it were done, and keep its handler in place.
+    """
+    wanted = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
     before = {name: os.environ.get(name) for name in wanted}
     verbosity = optuna.logging.get_verbosity()
     os.environ.update(wanted)

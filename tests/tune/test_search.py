@@ -8,8 +8,9 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -24,7 +25,7 @@ from tests.components.routing.score_tables import score_table
 from tune import search as search_module
 from tune.objective import Fold, ScoreData, evaluate, prepare
 from tune.search import Config, SearchResult, at_shares, search
-from tune.trials import Progress
+from tune.trials import Progress, _outcome
 
 CONFIG = Config(trials=24, draws=200)
 
@@ -197,6 +198,31 @@ def test_a_search_in_which_every_trial_fails_ends_with_an_error(tmp_path: Path, 
     monkeypatch.setattr(search_module, "prepare", lambda *_: data)
     with pytest.raises(TandemError, match=r"all failed; the first: .*AttributeError"):
         search(table, replace(CONFIG, trials=2), str(tmp_path))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_ctrl_c_during_the_search_ends_it_and_its_handler_is_the_callers_again(tmp_path: Path) -> None:
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def interrupt(progress: Progress) -> None:
+        seen.append(progress)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(score_table(1_000), replace(CONFIG, trials=6, concurrent_trials=1), str(tmp_path), interrupt)
+    assert len(seen) == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("metrics", [None, {}, {"auc": 0.5}])
+def test_a_search_that_was_cut_short_is_no_search(metrics: dict[str, float] | None) -> None:
+    config = replace(CONFIG, trials=2)
+    point = search_module._first_points(config)[0]
+    whole = {"score": asdict(evaluate(prepare(score_table(500), 3), search_module.Spec(**point)))}
+    results = [SimpleNamespace(config=point, error=None, metrics=found) for found in (whole, metrics)]
+    with pytest.raises(TandemError, match="expected 2 trials to end, 1 did"):
+        _outcome(results, search_module._plan(config))  # pyright: ignore[reportArgumentType]
 
 
 def test_a_table_of_too_few_users_is_refused_before_any_trial(tmp_path: Path) -> None:
