@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.errors import DiskFullError
+from components.errors import DiskFullError, causes
 
 TORCH = ("iostream error", "unexpected pos", "PytorchStreamWriter failed writing")  # its writer keeps the system's reason to itself
 # What is said of a write that found no room.
@@ -24,24 +24,12 @@ def named_when_full(*folders: str | Path) -> Iterator[None]:
     except DiskFullError:
         raise
     except Exception as error:
-        said = next((str(one) for one in _chain(error) if any(sign in str(one) for sign in SIGNS)), None)
+        said = next((str(one) for one in causes(error) if any(sign in str(one) for sign in SIGNS)), None)
         if said is None:
             raise
         local = [str(folder) for folder in folders if "://" not in str(folder)]
         free = ", ".join(f"{shutil.disk_usage(_existing(folder)).free:,} bytes in {folder}" for folder in local) or "unknown"
         raise DiskFullError(f"no room for what is written: {said.strip().splitlines()[-1]}; free are {free}") from error
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, and what it comes of; Ray keeps the error of another process as `cause`."""
-    seen: set[int] = set()
-    waiting = [error]
-    while waiting:
-        one = waiting.pop(0)
-        if one is not None and id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            waiting += [one.__cause__, one.__context__, getattr(one, "cause", None)]
 
 
 def _existing(folder: str) -> Path:

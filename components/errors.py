@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 def one_line(text: object) -> str:
     """Replace what does not print (line ends, ANSI escapes, text directions, lone surrogates) by blanks.
@@ -9,6 +11,18 @@ def one_line(text: object) -> str:
     For whatever goes to a log or a terminal and may come from data: it can neither end its line nor colour it.
     """
     return "".join(sign if sign.isprintable() else " " for sign in str(text))
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and what it comes of; Ray keeps the error of another process as `cause`."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop(0)
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += [one.__cause__, one.__context__, getattr(one, "cause", None)]
 
 
 class TandemError(Exception):

@@ -97,6 +97,10 @@ def steady_data() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # What a task raises comes to the caller as it is. Ray Data would leave its text alone, and prints it twice before that.
+    context.raise_original_map_exception = True
+    for name in ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     context.execution_options.preserve_order = True
     # The new Parquet reader's listing task holds a whole CPU and can wait for ever on a small machine.
     context.use_datasource_v2 = False

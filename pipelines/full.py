@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ray.exceptions import RayError
+
 from components import artifacts, storage
 from components.disk import named_when_full
-from components.errors import ArtifactError, ConfigError, TandemError, one_line
+from components.errors import ArtifactError, ConfigError, TandemError, causes, one_line
 from components.llm.config import TINY
 from components.types import Tables
 from pipelines import VERSION, cluster, command_line, evaluate, policy, prepare, prompts, score, train
@@ -141,7 +143,7 @@ def _run_steps(
             try:
                 step.run(context)
             except ConfigError as error:  # a key that only the data or the model could show to be wrong
-                raise TandemError(str(error)) from error
+                raise TandemError(str(_reason(error))) from error
             require_owned()  # before the artifact appears: another run may be writing it by now
         context.clear_scratch()
         progress.say("done")
@@ -176,17 +178,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = command_line.parse(arguments)
         with named_when_full(config.output or "", os.environ.get("RAY_TMPDIR", tempfile.gettempdir())):
             run(config, interruption)
-    except TandemError as error:
-        print(one_line(f"error: {error}"), file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where this run stopped", file=sys.stderr)
         return 130
-    except Exception as error:  # the last resort: one readable line first, then where it happened
-        print(one_line(f"error: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"), file=sys.stderr)
-        traceback.print_exc()
-        return 1
+    except Exception as error:  # one readable line first, then where it happened unless that is no mistake of this code
+        reason = _reason(error)
+        said = reason or f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        print(one_line(f"error: {said}"), file=sys.stderr)
+        if not isinstance(error, TandemError):
+            traceback.print_exc()
+        return reason.exit_code if reason is not None and reason is error else 1
     return 0
+
+
+def _reason(error: Exception) -> TandemError | None:
+    """Return the first TandemError among what an error comes of: Ray wraps those of its workers, with their traceback as the text."""
+    return next((one for one in causes(error) if isinstance(one, TandemError) and not isinstance(one, RayError)), None)
 
 
 if __name__ == "__main__":

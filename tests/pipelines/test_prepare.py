@@ -18,11 +18,13 @@ import pyarrow as pa
 import pytest
 
 from components.datasets.movielens import MovieLens1m, MovieLens100k
+from components.datasets.raw.lines import text_blocks
 from components.errors import DataError
 from components.features.samples import to_samples
 from components.features.tables import load_store
 from components.types import Schema, Source, Tables
 from pipelines import prepare
+from pipelines.full import _reason
 from pipelines.recipes import ml_1m
 from tests.pipelines.local_ray import local_ray
 from tests.pipelines.peak_memory import PeakMemory
@@ -186,6 +188,20 @@ def test_the_order_of_the_raw_rows_does_not_matter(prepared: Prepared, rows: pd.
     for split in ("train", "valid", "test"):
         assert sorted(found.pop(split), key=str) == sorted(expected.pop(split), key=str)
     assert found == expected
+
+
+def test_a_damaged_file_is_named_by_the_error_that_its_reader_raised(rows: pd.DataFrame, tmp_path: Path, capfd: Any) -> None:
+    whole = gzip.compress(rows.to_csv(index=False).encode())
+    (tmp_path / "rows.csv.gz").write_bytes(whole[: len(whole) // 2])
+
+    def read() -> Iterator[pd.DataFrame]:
+        for _, text in text_blocks(str(tmp_path / "rows.csv.gz")):
+            yield pd.DataFrame({"line": [text]})
+
+    with pytest.raises(DataError) as raised:
+        run(tmp_path / "tables", replace(tables(rows), interactions=(Source("", read),)))
+    assert str(_reason(raised.value)).startswith(f"{tmp_path}/rows.csv.gz is damaged or cut off")
+    assert "Traceback" not in capfd.readouterr().err  # nothing stands before the line that says why
 
 
 def die_once(mark: Path) -> None:

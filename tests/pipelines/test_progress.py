@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+from ray.exceptions import RayTaskError
 
-from components.errors import DataError
+from components.errors import ConfigError, DataError
 from pipelines import full
 from pipelines.progress import Progress
 
@@ -43,3 +44,28 @@ def test_an_error_that_quotes_data_stays_one_line(capsys: pytest.CaptureFixture[
     monkeypatch.setattr(full, "run", read)
     assert full.main(["demo"]) == 1
     assert only_line(capsys.readouterr().err) == "error: u.item: expected a genre, got Title  [31merror: forged [0m    "
+
+
+def fail_in_a_task() -> None:
+    inside = RayTaskError("read", "60 lines\nof Ray", DataError("orders.csv.gz is damaged or cut off"), proctitle="x", pid=1, ip="1.2.3.4")
+    raise inside.make_dual_exception_instance()
+
+
+def fail_in_a_library() -> None:
+    try:
+        raise ConfigError("llm.path: no such block")
+    except ConfigError as error:
+        raise RuntimeError("a library's own error") from error
+
+
+@pytest.mark.usefixtures("_signals")
+@pytest.mark.parametrize(
+    ("fail", "said"),
+    [(fail_in_a_task, "orders.csv.gz is damaged or cut off"), (fail_in_a_library, "llm.path: no such block")],
+)
+def test_the_first_line_of_an_error_says_why_however_deep_the_reason_hides(
+    fail: Callable[[], None], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(full, "run", lambda *_: fail())
+    assert full.main(["demo"]) == 1
+    assert capsys.readouterr().err.splitlines()[0] == f"error: {said}"
