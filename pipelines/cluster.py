@@ -21,7 +21,7 @@ from ray.exceptions import AuthenticationError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from components import ray_token, storage
-from components.errors import ConfigError, ResourceError
+from components.errors import ArtifactError, ConfigError, ResourceError
 
 LEAST_LOGICAL_CPUS = 4  # a laptop's Ray: tasks that wait for files and actors that hold models share what cores there are
 CPUS_PER_TASK = 0.25  # of Ray Data's reading, changing and writing tasks beside a pool of actors
@@ -114,12 +114,17 @@ class _PartNames(FilenameProvider):
         return f"part-{task_index:06}-{write_uuid}.parquet"
 
 
-def write_parts(dataset: Dataset, uri: str) -> None:
-    """Write a data set's blocks as `part-*.parquet` below `uri`."""
+def write_parts(dataset: Dataset, uri: str, rows: int) -> None:
+    """Write a data set's blocks as `part-*.parquet` below `uri`; raises ArtifactError where these files don't hold so many rows."""
+    from components.features.tables import count_rows  # imports torch: seconds for the tasks' processes, which import this file
+
     store, path = storage.arrow(uri)
     dataset.write_parquet(
         path, filesystem=store, filename_provider=_PartNames(file_format="parquet"), ray_remote_args={"num_cpus": CPUS_PER_TASK}
     )
+    # What tasks say they wrote may lie on another machine's disk, or be lost on the way.
+    if (found := count_rows(uri)) != rows:
+        raise ArtifactError(f"expected {rows:,} rows in the Parquet files below {uri}, found {found:,}: some were not written there")
 
 
 def read_parts(uri: str) -> Dataset:

@@ -203,9 +203,9 @@ def _write(samples: Dataset, context: StageContext) -> dict[str, int]:
     """Write each split's samples and return their counts."""
     rows: dict[str, int] = {}
     for name in split.SPLITS:
-        part = where(samples, "split", "==", name).drop_columns(["split", *QUARANTINE.names])
-        write_parts(part, artifacts.join(context.folder, name))
-        rows[name] = where(samples, "split", "==", name).count()
+        part = where(samples, "split", "==", name)
+        rows[name] = part.count()
+        write_parts(part.drop_columns(["split", *QUARANTINE.names]), artifacts.join(context.folder, name), rows[name])
     context.facts["rows"] = rows
     context.progress.say(", ".join(f"{name} {count:,}" for name, count in rows.items()) + " samples written")
     return rows

@@ -79,7 +79,7 @@ def run(context: StageContext, config: Config, llm: llm_config.Config, seed: int
     for name in parts:
         part = where(rendered, "part", "==", name)
         counts[name] = part.count()
-        write_parts(part.drop_columns(["part"]), artifacts.join(context.folder, name))
+        write_parts(part.drop_columns(["part"]), artifacts.join(context.folder, name), counts[name])
     context.progress.say(", ".join(f"{name} {count:,}" for name, count in counts.items()) + " prompts written")
     context.facts.update(prompts=counts, work=(sum(counts.values()), "prompts"))
 

@@ -78,7 +78,7 @@ def run(context: StageContext, config: Config) -> None:
             num_cpus=config.cpus_per_actor,
             num_gpus=config.gpus_per_actor,
         )
-        write_parts(by_both, context.folder)
+        write_parts(by_both, context.folder, total)
     context.facts["work"] = (total, "samples")
 
 

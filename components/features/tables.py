@@ -55,6 +55,14 @@ def read_scores(uri: str, split: str) -> pd.DataFrame:
     return dataset(uri).to_table(filter=pc.field("split") == split).to_pandas()
 
 
+def count_rows(uri: str) -> int:
+    """Return how many rows the Parquet files of a folder say that they hold; no file is read whole."""
+    try:
+        return dataset(uri).count_rows()
+    except ArtifactError:  # no file at all
+        return 0
+
+
 def dataset(uri: str) -> pads.FileSystemDataset:
     """Open a folder of Parquet files; raises ArtifactError where there is none."""
     fs, path = storage.filesystem(uri)

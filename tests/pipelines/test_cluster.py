@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 
-from components.errors import ConfigError, ResourceError
+from components.errors import ArtifactError, ConfigError, ResourceError
 from components.features.tables import read_samples
 from pipelines import cluster, command_line
 from pipelines.cluster import Need
@@ -141,6 +142,33 @@ def test_a_node_that_is_lost_or_does_not_answer_ends_the_run_too(monkeypatch: py
         cluster.require_shared([str(tmp_path)])
 
 
+class Elsewhere:
+    """A data set whose tasks write three of its rows, and the rest on a machine that nobody else sees."""
+
+    def write_parquet(self, path: str, **_: Any) -> None:
+        Path(path).mkdir()
+        pq.write_table(pa.table({"id": [1, 2]}), f"{path}/part-0.parquet")
+        pq.write_table(pa.table({"id": [3]}), f"{path}/part-1.parquet")
+
+
+class Nowhere:
+    """A data set whose tasks leave nothing that the driver sees."""
+
+    def write_parquet(self, path: str, **_: Any) -> None:
+        Path(path).mkdir()
+
+
+def test_rows_that_are_not_in_the_files_were_not_written(tmp_path: Path) -> None:
+    some: Any = Elsewhere()
+    none: Any = Nowhere()
+    cluster.write_parts(some, str(tmp_path / "whole"), 3)
+    with pytest.raises(ArtifactError, match=rf"expected 1,004 rows in the Parquet files below {tmp_path}/part, found 3"):
+        cluster.write_parts(some, str(tmp_path / "part"), 1_004)
+    with pytest.raises(ArtifactError, match=r"expected 3 rows .* found 0"):
+        cluster.write_parts(none, str(tmp_path / "none"), 3)
+    cluster.write_parts(none, str(tmp_path / "empty"), 0)
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("_ray")
 def test_parts_are_read_back_in_the_order_in_which_they_were_written(tmp_path: Path) -> None:
@@ -149,7 +177,7 @@ def test_parts_are_read_back_in_the_order_in_which_they_were_written(tmp_path: P
         return table
 
     written = cluster.map_tables(ray.data.range(1_000, override_num_blocks=12), late)
-    cluster.write_parts(written, str(tmp_path / "parts"))
+    cluster.write_parts(written, str(tmp_path / "parts"), 1_000)
     names = sorted(path.name for path in (tmp_path / "parts").iterdir())
     assert len(names) >= 12
     assert [name[:12] for name in names] == [f"part-{number:06}-" for number in range(len(names))]
