@@ -76,7 +76,7 @@ class Recording:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._run.__exit__(kind, error, trace)
-        # While the store is away its events wait in the spool: the same command, run again, sends them.
+        # While the store is away figures wait in the spool, and files where they are: the same command, run again, sends them.
         if self._finished and not self._tracker.is_behind:
             artifacts.write_json(artifacts.join(self._output, MARK), self._mark)
 
@@ -93,6 +93,7 @@ class Recording:
 
     def finish(self) -> None:
         """Record what the run came to: data, figures, the report, and the ensemble as a model version."""
+        self._tracker.catch_up()  # files never wait in the spool: nothing may be left there now that would hold them up
         tables, report = artifacts.require(artifacts.join(self._output, "tables")), artifacts.join(self._output, "report")
         source = self._config.data or "generated"
         self._run.log_dataset(self._config.recipe, source, tables.fingerprint)

@@ -13,7 +13,6 @@ import pandas as pd
 
 from components.errors import ArtifactError
 from components.tracking import environment
-from components.tracking.files import absolute
 from components.tracking.names import digest, without_credentials
 from components.tracking.run import Run
 
@@ -30,7 +29,7 @@ def register_ensemble(
     outputs: pd.DataFrame,
     key: str | None = None,
 ) -> str | None:
-    """Make the folder a new version of the registered model, with the alias on it; return the version, None when it has to wait.
+    """Make the folder a new version of the registered model, with the alias on it; return the version, None where it was not taken.
 
     The model is a pyfunc without pickle: MLflow calls `loader_module._load_pyfunc(folder)`, found in `code_paths` (copied
     along) or installed, and `predict` of what it returns. `inputs` and `outputs` are rows as `predict` takes and gives
@@ -39,8 +38,8 @@ def register_ensemble(
     """
     registry = _registry()
     body = {
-        "folder": absolute(model_folder),
-        "code_paths": [absolute(path) for path in code_paths],
+        "folder": str(model_folder),
+        "code_paths": [str(path) for path in code_paths],
         "loader_module": loader_module,
         "requirements": list(requirements),
         "signature": registry.signature(inputs, outputs),

@@ -10,11 +10,6 @@ from pathlib import Path
 from components import storage
 
 
-def absolute(uri: Path | str) -> str:
-    """Return a path that another process of this machine understands; a URI stays as it is."""
-    return str(uri) if storage.is_uri(str(uri)) else str(Path(uri).absolute())
-
-
 @contextlib.contextmanager
 def local(uri: str) -> Iterator[Path]:
     """Give the file or folder at `uri` as a local path; a remote one is fetched for as long as it is used.

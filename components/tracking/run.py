@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from components.tracking import names
-from components.tracking.files import absolute
 from components.tracking.spool import Event
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class Run:
         self.record("batch", {"tags": names.tags(tags)})
 
     def log_folder(self, path: Path | str, artifact_path: str | None = None) -> None:
-        """Upload a folder's content (a local path or any fsspec URI), read again where it has to wait."""
+        """Upload a folder's content (a local path or any fsspec URI), never kept for later: see `Tracker.is_behind`."""
         self._log_files(path, artifact_path)
 
     def log_file(self, path: Path | str, artifact_path: str | None = None) -> None:
@@ -83,7 +82,7 @@ class Run:
             self.tracker.sender.flush()
 
     def _log_files(self, path: Path | str, artifact_path: str | None) -> None:
-        self.record("files", {"path": absolute(path), "to": names.safe_key(artifact_path) if artifact_path else None})
+        self.record("files", {"path": str(path), "to": names.safe_key(artifact_path) if artifact_path else None})
 
 
 def _status(error: BaseException | None) -> str:

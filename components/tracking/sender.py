@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from components.tracking import names
-from components.tracking.spool import Event, Spool
+from components.tracking.spool import FILE_KINDS, Event, Spool
 
 if TYPE_CHECKING:
     from components.tracking.store import Store
@@ -27,14 +27,15 @@ class AwayError(Exception):
 class Sender:
     """The way to one store. What fails there is logged once as a warning and sent again later.
 
-    What the store will not take (a figure of a deleted run, a file without rights or storage) holds up nothing: it goes to
-    `<spool>.refused`, to be replayed when the cause is mended.
+    What the store will not take (a figure of a deleted run) holds up nothing: it goes to `<spool>.refused`, to be replayed when
+    the cause is mended. Files and models are not kept: whoever sends them sends them again while `is_behind`.
     """
 
     def __init__(self, connect: Callable[[], Store], spool: Spool, retry_s: float) -> None:
         self._connect, self._spool, self._retry_s = connect, spool, retry_s
         self._refused, self._refused_runs = Spool(spool.path.with_name(spool.path.name + ".refused")), set[str | None]()
         self._store: Store | None = None
+        self._lacks_files = False
         self._next_try_s, self._warned = 0.0, set[str]()
         self._lock = threading.RLock()
 
@@ -61,7 +62,8 @@ class Sender:
 
     @property
     def is_behind(self) -> bool:
-        return self._spool.waiting
+        """Tell whether the store lacks something: events that are kept, or files that it did not take."""
+        return self._spool.waiting or self._lacks_files
 
     def flush(self) -> None:
         """Try once more to send what is kept, however recent the last attempt was."""
@@ -110,7 +112,7 @@ class Sender:
         except Exception as error:
             if not store.refuses(event.kind, error):
                 raise
-            self._warn(f"refused {event.kind}", f"tracking refused a {event.kind} event; such are kept in {self._refused.path}", error)
+            self._warn(f"refused {event.kind}", f"tracking refused a {event.kind} event{self._kept_at(event.kind)}", error)
         refused.append(event)
         if event.kind == "start":
             self._refused_runs.add(event.run)
@@ -136,10 +138,15 @@ class Sender:
             raise AwayError from error
 
     def _keep(self, spool: Spool, events: Sequence[Event]) -> None:
+        figures = [event for event in events if event.kind not in FILE_KINDS]
+        self._lacks_files = self._lacks_files or len(figures) < len(events)
         try:
-            spool.append(events)
+            spool.append(figures)
         except OSError as error:
             self._warn("lost", f"tracking events are lost, {spool.path} cannot be written", error)
+
+    def _kept_at(self, kind: str) -> str:
+        return "" if kind in FILE_KINDS else f"; such are kept in {self._refused.path}"
 
     def _warn(self, once: str, text: str, error: Exception) -> None:
         if once not in self._warned:

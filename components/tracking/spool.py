@@ -18,6 +18,7 @@ from typing import Any
 
 from components.file_lock import file_lock
 
+FILE_KINDS = ("files", "model")  # events that name files; they are never kept: later, other files may lie there
 RUN_KEY = "tandem-"  # what our keys of runs begin with; MLflow's ids are bare hexadecimal digits
 EVENTS_AT_ONCE = 100  # neighbouring metric events that are sent together
 

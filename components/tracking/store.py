@@ -19,7 +19,7 @@ from components.file_lock import file_lock
 from components.tracking import registry
 from components.tracking.environment import patient_uploads
 from components.tracking.files import local
-from components.tracking.spool import RUN_KEY, Event
+from components.tracking.spool import FILE_KINDS, RUN_KEY, Event
 
 KEY_TAG = "tandem.key"
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
@@ -75,7 +75,7 @@ class Store:
         """Tell an event that cannot be taken from a store that is away."""
         if isinstance(error, MlflowException) and error.error_code in REFUSALS:
             return True
-        if kind in ("files", "model"):  # they go to another storage, whose faults must not hold up the figures
+        if kind in FILE_KINDS:  # they go to another storage, whose faults must not hold up the figures
             return self._answers()
         return isinstance(error, (TypeError, KeyError, ValueError)) and not isinstance(error, json.JSONDecodeError)
 

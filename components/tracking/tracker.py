@@ -51,8 +51,12 @@ class Tracker:
 
     @property
     def is_behind(self) -> bool:
-        """Tell whether events are kept that the store has not got yet."""
+        """Tell whether the store lacks something: events that are kept, or files and models, which have to be recorded again."""
         return self.sender.is_behind
+
+    def catch_up(self) -> None:
+        """Send what is kept, where there is any, and the store answers."""
+        self.sender.flush()
 
     def attach(self, run_id: str) -> Run:
         """Log to a run that another process began and will end; `run_id` is that process's `Run.run_id`."""

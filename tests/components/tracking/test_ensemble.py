@@ -93,11 +93,18 @@ def test_registering_with_the_same_key_returns_the_same_version(folder: Path, lo
     assert versions == ["1", "1"]
 
 
-def test_an_ensemble_registered_while_the_store_is_away_is_registered_by_the_replay(folder: Path, loader_module: str) -> None:
-    assert register_line(open_at(folder, dead_uri()), folder, loader_module) is None
-    open_at(folder)
-    model = load_ensemble("models:/tandem@champion", sqlite_uri(folder), loader_module)
-    assert list(model.predict(pd.DataFrame({"x": [1.0]}))["p"]) == [3.0]
+def test_what_lies_there_when_the_store_is_back_is_not_taken_for_the_model_that_it_did_not_get(folder: Path, loader_module: str) -> None:
+    away, model = open_at(folder, dead_uri()), folder / "line_model" / "line.json"
+    assert register_line(away, folder, loader_module, "a") is None
+    assert away.is_behind
+    model.write_text('{"slope": 5.0, "shift": 0.0}')  # of another configuration that ran into the same output
+    back = open_at(folder)
+    assert rows(folder, "select name, status from runs") == [("full", "FINISHED")]
+    assert rows(folder, "select * from model_versions") == []
+    model.write_text('{"slope": 2.0, "shift": 1.0}')  # the first one, made anew
+    assert register_line(back, folder, loader_module, "a") == "1"
+    assert not back.is_behind
+    assert list(load_ensemble("models:/tandem/1", sqlite_uri(folder), loader_module).predict(pd.DataFrame({"x": [1.0]}))["p"]) == [3.0]
 
 
 def test_code_from_the_store_is_never_run(folder: Path, loader_module: str) -> None:
