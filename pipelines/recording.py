@@ -79,6 +79,8 @@ class Recording:
         # While the store is away figures wait in the spool, and files where they are: the same command, run again, sends them.
         if self._finished and not self._tracker.is_behind:
             artifacts.write_json(artifacts.join(self._output, MARK), self._mark)
+        elif self._finished:
+            print("MLflow lacks a part of this run: the same command, run again, sends it", file=sys.stderr)
 
     @contextlib.contextmanager
     def stage(self, name: str, settings: Sequence[Any], folder: str) -> Iterator[OnMetrics]:

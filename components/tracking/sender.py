@@ -27,8 +27,8 @@ class AwayError(Exception):
 class Sender:
     """The way to one store. What fails there is logged once as a warning and sent again later.
 
-    What the store will not take (a figure of a deleted run) holds up nothing: it goes to `<spool>.refused`, to be replayed when
-    the cause is mended. Files and models are not kept: whoever sends them sends them again while `is_behind`.
+    What the store will not take (a figure of a deleted run) holds up nothing: it goes to `<spool>.refused`, and is tried
+    once more whenever the store is opened. Files and models are not kept: whoever sends them sends them again while `is_behind`.
     """
 
     def __init__(self, connect: Callable[[], Store], spool: Spool, retry_s: float) -> None:
@@ -63,7 +63,7 @@ class Sender:
     @property
     def is_behind(self) -> bool:
         """Tell whether the store lacks something: events that are kept, or files that it did not take."""
-        return self._spool.waiting or self._lacks_files
+        return self._spool.waiting or self._refused.waiting or self._lacks_files
 
     def flush(self) -> None:
         """Try once more to send what is kept, however recent the last attempt was."""
@@ -71,11 +71,13 @@ class Sender:
             self.catch_up()
 
     def catch_up(self, other: Spool | None = None) -> int:
-        """Open the store, send what is kept, and what another sender kept in `other`; return how many of the latter went."""
+        """Open the store, send what was refused and what is kept, then `other`, of another sender; return how many of these went."""
         with self._lock:
             self._next_try_s = 0.0
             self._refused_runs.clear()
             try:
+                # First, because it is older: the beginning of a run may be among it.
+                self._drain(self._connected(), self._refused, LAST_BACKLOG_S)
                 store = self._ready(LAST_BACKLOG_S)
                 return self._drain(store, other, float("inf")) if other else 0
             except AwayError:
@@ -89,7 +91,7 @@ class Sender:
         """Return the store when it answers and nothing is kept that comes before."""
         if time.monotonic() < self._next_try_s:
             raise AwayError
-        self._store = store = self._store or self._call(self._connect)
+        store = self._connected()
         if self._spool.waiting:
             sent = self._drain(store, self._spool, budget_s)
             if self._spool.waiting:
@@ -97,6 +99,10 @@ class Sender:
             logging.getLogger(__name__).warning("tracking is back: %d kept events were sent", sent)
         self._warned.discard("away")
         return store
+
+    def _connected(self) -> Store:
+        self._store = self._store or self._call(self._connect)
+        return self._store
 
     def _drain(self, store: Store, spool: Spool, budget_s: float) -> int:
         refused: list[Event] = []

@@ -68,7 +68,8 @@ class Tracker:
 
 
 def open_tracker(config: Tracking.Config, default_uri: str, spool_path: Path | str, retry_s: float = 30.0) -> Tracker:
-    """Open the store at `config.uri`, else at `default_uri`, and make it where it is missing; send what is kept in the spool.
+    """Open the store at `config.uri`, else at `default_uri`, and make it where it is missing; send what is kept in the spool, refused
+    events included.
 
     The spool is a file on a local disk; processes of one machine may share it. After a failure the store is tried again
     at most every `retry_s` seconds.
