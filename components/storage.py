@@ -17,19 +17,27 @@ from components.errors import ConfigError
 if TYPE_CHECKING:
     import pyarrow.fs
 
-CREDENTIALS = re.compile(r"://[^/@]*:[^/@]*@")
+CREDENTIALS = re.compile(r"://[^/@:]*:.*@")  # a secret may hold any character, "/" and "@" too
+SHOWN_CREDENTIALS = re.compile(
+    r"(?i)(?<!/)(//)(?:[^/@:\s]*:\S*|[^/@\s]+)(?=@)|([?&;](?:password|passwd|pwd|token|secret|sig|odbc_connect)=)[^&;\s\"']*"
+)
 MARKS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "created")  # what stores call it; the first that is there tells most
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the store that a URI names and the path inside it; raises ConfigError where no such store can be opened."""
     if CREDENTIALS.search(uri):
-        raise ConfigError(f"{CREDENTIALS.sub('://***@', uri)}: expected a URI without user and password: they come from the environment")
+        raise ConfigError(f"{without_credentials(uri)}: expected a URI without user and password: they come from the environment")
     try:
         # Listings are never kept: other processes write there too.
         return fsspec.core.url_to_fs(uri, use_listings_cache=False)
     except (ImportError, ValueError) as error:  # its package is not installed (pip install 'tandem-rec[s3]'), or nobody knows it
         raise ConfigError(f"{uri}: {error}") from error
+
+
+def without_credentials(text: str) -> str:
+    """Hide what looks like a user, a password or a key in the URLs of a text: for whatever is printed or recorded."""
+    return SHOWN_CREDENTIALS.sub(lambda found: f"{found[1] or found[2]}***", text)
 
 
 def is_local(fs: fsspec.AbstractFileSystem) -> bool:

@@ -109,15 +109,18 @@ def show_result(config: RunConfig, output: str) -> None:
     metrics = artifacts.read_json(artifacts.join(output, "report", "metrics.json"))
     print(summary_table(metrics))
     print(f"report: {artifacts.join(output, 'report', 'index.html')}")
-    store, bin_folder = store_of(config, output), Path(sys.executable).parent
-    if store.startswith("http"):
-        print(f"runs in MLflow: {store}")
-    else:
-        print(f"runs in MLflow: {shlex.quote(str(bin_folder / 'mlflow'))} ui --backend-store-uri {shlex.quote(store)}")
+    print(f"runs in MLflow: {_mlflow(storage.without_credentials(store_of(config, output)))}")
     python = shlex.quote(sys.executable)
     print(f"serve it: {python} -m serving.local --model {shlex.quote(output)}")
     if metrics["synthetic"]:
         print(f"on real data: {python} pipelines/full.py ml-100k --data FOLDER_OF_ML_100K")
+
+
+def _mlflow(store: str) -> str:
+    """Return where the runs of a store are seen, or the command that shows them."""
+    if store.startswith("http"):
+        return store
+    return f"{shlex.quote(str(Path(sys.executable).with_name('mlflow')))} ui --backend-store-uri {shlex.quote(store)}"
 
 
 def _refuse_relative_in_job(config: RunConfig) -> None:

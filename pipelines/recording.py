@@ -16,7 +16,7 @@ import pandas as pd
 from components import artifacts, storage, tracking
 from components.features.samples import SAMPLE_COLUMNS
 from components.features.tables import read_frame, read_samples, read_scores
-from components.tracking.names import without_credentials
+from components.storage import without_credentials
 from pipelines.config import RunConfig
 from pipelines.stage import OnMetrics
 

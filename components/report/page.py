@@ -14,6 +14,7 @@ from markupsafe import Markup
 from components.artifacts import as_plain
 from components.report import tables
 from components.report.style import COLOR_NAMES, LOOKS, inline
+from components.storage import without_credentials
 
 Metrics = Mapping[str, Any]
 
@@ -73,7 +74,7 @@ def render(metrics: Metrics, figures: Mapping[str, bytes], settings: Any) -> str
         stages=tables.stages(metrics),
         llm_answered=tables.percent(metrics["llm_answered"]),
         best_auc=tables.number(metrics["best_auc"]),
-        settings=json.dumps(as_plain(settings), indent=2, ensure_ascii=False),
+        settings=without_credentials(json.dumps(as_plain(settings), indent=2, ensure_ascii=False)),
     )
 
 

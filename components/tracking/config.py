@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from components.errors import ConfigError
+from components.storage import without_credentials
 
 MODEL_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
 ALIAS = r"[A-Za-z0-9_-]{1,128}"
@@ -31,7 +32,8 @@ class Tracking:
         def __post_init__(self) -> None:
             if self.uri is not None and not re.match(r"(?!file:)[\w+.-]+:(?!.*:memory:)|databricks", self.uri):
                 raise ConfigError(
-                    f"tracking.uri: expected a server (http://...) or a database (sqlite:///...), no plain folder; got {self.uri!r}"
+                    "tracking.uri: expected a server (http://...) or a database (sqlite:///...), no plain folder; "
+                    f"got {without_credentials(self.uri)!r}"
                 )
             if not 0 < len(self.experiment) <= 250 or not self.experiment.isprintable():
                 raise ConfigError(f"tracking.experiment: expected 1 to 250 printable characters; got {self.experiment!r}")

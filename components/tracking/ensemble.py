@@ -12,8 +12,9 @@ from typing import Any
 import pandas as pd
 
 from components.errors import ArtifactError
+from components.storage import without_credentials
 from components.tracking import environment
-from components.tracking.names import digest, without_credentials
+from components.tracking.names import digest
 from components.tracking.run import Run
 
 EXAMPLE_ROWS = 5

@@ -10,13 +10,14 @@ from typing import Any
 
 from components.artifacts import as_plain
 from components.errors import one_line
+from components.storage import without_credentials
 
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH, NAME_LENGTH = 250, 6000, 8000, 250  # the limits of MLflow 3
 
 
 def clean(text: Any, limit: int) -> str:
-    """Make one line of the text and cut it with a note."""
-    shown = one_line(text)
+    """Make one line of the text, without passwords of URLs, and cut it with a note."""
+    shown = one_line(without_credentials(str(text)))
     note = f"... (cut, {len(shown)} characters)"
     return shown if len(shown) <= limit else shown[: limit - len(note)] + note
 
@@ -53,11 +54,6 @@ def tags(values: Mapping[str, Any]) -> dict[str, str]:
 def digest(*parts: str) -> str:
     """Hash names into 24 hex digits."""
     return hashlib.sha256("\n".join(parts).encode("utf-8", "replace")).hexdigest()[:24]
-
-
-def without_credentials(text: str) -> str:
-    """Hide user and password of any URL in the text."""
-    return re.sub(r"//[^/@\s]+@", "//***@", text)
 
 
 def _number(value: Any) -> float:

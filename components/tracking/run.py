@@ -58,7 +58,7 @@ class Run:
 
     def log_dataset(self, name: str, source: str, digest: str, context: str = "training") -> None:
         """Record which data the run read; `digest` is its fingerprint, at most 36 characters."""
-        where = names.clean(names.without_credentials(source), 8000)
+        where = names.clean(source, 8000)
         body = {"name": names.clean(name, 500), "source": where, "digest": names.clean(digest, 36), "context": names.clean(context, 500)}
         self.record("dataset", body)
 

@@ -157,5 +157,5 @@ class Sender:
     def _warn(self, once: str, text: str, error: Exception) -> None:
         if once not in self._warned:
             self._warned.add(once)
-            reason = names.clean(names.without_credentials(f"{type(error).__name__}: {error}"), 400)
+            reason = names.clean(f"{type(error).__name__}: {error}", 400)
             logging.getLogger(__name__).warning("%s (%s)", text, reason)

@@ -48,6 +48,25 @@ def test_no_credential_travels_with_a_store(s3: dict[str, str], bucket: str) -> 
     assert s3["AWS_ACCESS_KEY_ID"].encode() not in travelling
 
 
+@pytest.mark.parametrize("secret", ["ab/cd", "ab@cd", "a+b=/c@d:e"])
+def test_a_key_with_any_sign_in_a_uri_is_refused_and_not_repeated(secret: str) -> None:
+    with pytest.raises(ConfigError, match=r"^s3://\*\*\*@bucket/run: expected a URI without user and password"):
+        storage.filesystem(f"s3://AKIA:{secret}@bucket/run")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("in postgresql://me:ge/he@im@db/mlflow now", "in postgresql://***@db/mlflow now"),
+        ("https://token@host/x and s3://a:b@c/d", "https://***@host/x and s3://***@c/d"),
+        ("mysql://db/mlflow?password=geheim&timeout=5", "mysql://db/mlflow?password=***&timeout=5"),
+        *[(plain, plain) for plain in ("models:/tandem@champion", "sqlite:////a@b/mlflow.db", "s3://bucket/data@v2", "http://host:5000/x")],
+    ],
+)
+def test_what_is_shown_of_a_url_holds_no_secret(text: str, shown: str) -> None:
+    assert storage.without_credentials(text) == shown
+
+
 def test_credentials_in_a_uri_are_refused_and_not_repeated() -> None:
     with pytest.raises(ConfigError, match=r"^s3://\*\*\*@bucket/run: expected a URI without user and password") as error:
         storage.filesystem("s3://key:secret@bucket/run")

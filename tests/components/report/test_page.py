@@ -11,6 +11,7 @@ from components.report.evaluation import evaluate
 from components.report.figures import figures
 from components.report.page import render
 from components.routing.policy import Policy, crm_only
+from components.tracking import Tracking
 from tests.components.report.scores import LOG, QUICK, by_hand, doubting, facts, generated, searched
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -99,6 +100,12 @@ def test_the_page_is_made_from_metrics_as_they_were_written(never: tuple):
     again = json.loads(json.dumps(never[0], allow_nan=False))
     assert render(again, {}, {}) == render(never[0], {}, {})
     assert figures(again, LOG) == never[1]
+
+
+def test_no_password_of_a_uri_is_shown(never: tuple):
+    page = render(never[0], {}, {"tracking": Tracking.Config(uri="postgresql://me:ge/heim@db/mlflow")})
+    assert "postgresql://***@db/mlflow" in page
+    assert "heim" not in page
 
 
 def test_the_page_tells_the_figures_that_were_measured():

@@ -215,6 +215,14 @@ def test_parameters_are_flattened_by_dots() -> None:
     }
 
 
+def test_no_password_of_a_uri_is_recorded(folder: Path) -> None:
+    config = Tracking.Config(uri="postgresql://me:ge/heim@db/mlflow")
+    with open_at(folder).run("at http://me:geheim@host", params={"tracking": config}, tags={"output": "s3://me:ge/heim@bucket"}):
+        pass
+    assert ("tracking.uri", "postgresql://***@db/mlflow") in rows(folder, "select key, value from params")
+    assert b"heim" not in (folder / "mlflow.db").read_bytes()
+
+
 def test_nothing_is_logged_while_all_goes_well(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING), open_at(folder).run("full") as run:
         run.log_metrics({"loss": 0.5})
