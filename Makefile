@@ -2,10 +2,12 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+SEED ?= 1
+MINUTES ?= 20
 STORE ?= sqlite:///$(CURDIR)/runs/mlflow.db
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run serve test faults unit lint mlflow lock clean clean-runs
+.PHONY: run serve test faults chaos unit lint mlflow lock clean clean-runs
 
 run: $(VENV)/.installed
 	$(BIN)/python pipelines/full.py demo
@@ -27,6 +29,10 @@ test: lint
 # The rest of the tests that kill processes of a run: minutes more than `make test` takes.
 faults: $(VENV)/.installed
 	$(BIN)/python -m pytest -m faults
+
+# Kills processes of the demo's run, again and again, and compares what comes out with an undisturbed run.
+chaos: $(VENV)/.installed
+	$(BIN)/python -m tests.faults.chaos --seed $(SEED) --minutes $(MINUTES)
 
 unit: $(VENV)/.installed
 	$(UNIT)
