@@ -132,14 +132,14 @@ def test_a_local_folder_that_a_node_does_not_see_is_refused(monkeypatch: pytest.
 @pytest.mark.usefixtures("_ray")
 def test_a_node_that_is_lost_or_does_not_answer_ends_the_run_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (node,) = ray.nodes()
-    lost = {**node, "NodeID": "f" * len(node["NodeID"]), "NodeManagerHostname": "another"}
+    lost = {**node, "NodeID": "1" * len(node["NodeID"]), "NodeManagerHostname": "another"}
     monkeypatch.setattr(ray, "nodes", lambda: [node, lost])
     with pytest.raises(ResourceError, match=rf"could not ask node another whether it sees {tmp_path}: TaskUnschedulableError"):
         cluster.require_shared([str(tmp_path)])
     monkeypatch.setattr(ray, "nodes", lambda: [node, node])
     monkeypatch.setattr(cluster, "LOOK_TIMEOUT_S", 0.0)
     with pytest.raises(ResourceError, match=rf"could not ask node {node['NodeManagerHostname']} .*: GetTimeoutError"):
-        cluster.require_shared([str(tmp_path)])
+        cluster.require_shared([str(tmp_path)] * 200_000)  # for which it needs more than no time
 
 
 class Elsewhere:
