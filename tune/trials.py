@@ -24,6 +24,7 @@ from tune.choice import Candidate
 from tune.objective import Score, ScoreData, evaluate
 
 NAME = "policy-search"  # Tune's folder below the storage path
+RETRIES = 1  # of a trial: where its process was lost it must not be missed, or the search would come to another end
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ def _tuner(trainable: Callable[..., Any], plan: Plan, storage_path: str, on_tria
             name=NAME,
             storage_path=storage_path,
             verbose=0,
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
             callbacks=[JsonLoggerCallback(), _Watch(plan.trials, on_trial)],
         ),
     )
