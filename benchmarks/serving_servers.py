@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -133,13 +132,13 @@ def ready(alone: Alone, said: list[str]) -> Alone | None:
 
 
 def end(processes: list[subprocess.Popen[Any]]) -> None:
-    """Stop all as Ctrl-C does, and then whatever is left of them by force."""
+    """Stop all, and then whatever is left of them by force."""
     families: list[list[psutil.Process]] = []
     for process in processes:
         with contextlib.suppress(psutil.Error):
             families.append(psutil.Process(process.pid).children(recursive=True))
     for process in processes:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # SIGINT is ignored by what a script starts in the background
     until_s = time.monotonic() + STOP_S
     for process in processes:
         with contextlib.suppress(subprocess.TimeoutExpired):
