@@ -27,6 +27,8 @@ SMALL = [
     "400",
     "--prompts.early-stopping-samples",
     "200",
+    "--prompts.actors",
+    "1",
     "--train.warmup.epochs",
     "8",
     "--train.warmup.micro-batch",
@@ -49,7 +51,7 @@ SMALL = [
 def environment(temp: Path) -> dict[str, str]:
     """Return an environment whose Ray and MLflow leave nothing outside `temp`, which must have a short path."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
-    return {**kept, "HOME": str(temp), "RAY_TMPDIR": str(temp / "ray"), "OMP_NUM_THREADS": "1"}
+    return {**kept, "HOME": str(temp), "TMPDIR": str(temp), "RAY_TMPDIR": str(temp / "ray"), "OMP_NUM_THREADS": "1"}
 
 
 def pipeline(temp: Path, *arguments: str, timeout_s: float = 900) -> subprocess.CompletedProcess[str]:

@@ -1,10 +1,11 @@
-"""The pipeline as a submitted job on a cluster of two nodes."""
+"""The pipeline as a submitted job on two nodes that share no folder, its output in a bucket."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,15 +13,38 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.end_to_end.command import ROOT, SMALL, environment
+from components import artifacts, storage
+from tests.end_to_end.command import FEW, ROOT, SMALL, environment
+from tests.faults import same
+from tests.object_store import new_bucket
 
 pytestmark = pytest.mark.end_to_end
 RAY = str(Path(sys.executable).with_name("ray"))
+STAGES = {"tables", "backbone", "prompts", "checkpoints", "scores", "policy", "ensemble", "report"}
+WRITTEN = ("*.parquet", "_manifest.json", "checkpoint_*", "training_log.jsonl", "policy.json")  # by a run
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Two running nodes."""
+
+    dashboard: str  # where jobs are submitted
+    home: Path  # of who submits; the nodes' own lie below it
+    nodes: tuple[Path, Path]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A finished job: its output and what it said."""
+
+    output: str
+    said: str
 
 
 def with_token(temp: Path) -> dict[str, str]:
@@ -37,13 +61,19 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def node(temp: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A Ray node of two CPUs, with everything that it starts."""
-    command = [RAY, "start", *arguments, "--num-cpus", "2", "--object-store-memory", "500000000", "--disable-usage-stats", "--block"]
-    # Workers find the packages and `python` where the tests have theirs.
-    found = {**with_token(temp), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    with (temp / "nodes.log").open("a") as log:
-        process = subprocess.Popen(command, env=found, cwd=temp, stdout=log, stderr=log, start_new_session=True)
+def node(home: Path, log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Ray node of two CPUs, with everything that it starts, in a home, a working folder and temporary files of its own."""
+    (home / "tmp").mkdir(parents=True)
+    shutil.copytree(log.parent / ".ray", home / ".ray")  # the token
+    places = ["--temp-dir", str(home / "ray"), "--object-store-memory", "500000000"]
+    command = [RAY, "start", *arguments, *places, "--num-cpus", "2", "--disable-usage-stats", "--block"]
+    # Workers find the packages and `python` where the tests have theirs, and give way to no other test. A node keeps as many
+    # idle ones as it has CPUs: two would be started anew all the time.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    workers = {"RAY_worker_niceness": "0", "RAY_num_workers_soft_limit": "4"}
+    found = {**with_token(home), **workers, "PATH": path, "TMPDIR": str(home / "tmp")}
+    with log.open("a") as file:
+        process = subprocess.Popen(command, env=found, cwd=home, stdout=file, stderr=file, start_new_session=True)
     try:
         yield process
     finally:
@@ -64,45 +94,76 @@ def wait_for(port: int, log: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def dashboard(short_folder: Path) -> Iterator[str]:
-    (short_folder / "ray").mkdir(exist_ok=True)
-    subprocess.run([RAY, "get-auth-token", "--generate"], env=with_token(short_folder), capture_output=True, check=True)
+def cluster(short_folder: Path, s3: dict[str, str]) -> Iterator[Cluster]:
+    """Two nodes, which find the bucket by their environment."""
+    home = short_folder / "c"
+    home.mkdir()
+    subprocess.run([RAY, "get-auth-token", "--generate"], env=with_token(home), capture_output=True, check=True)
     gcs, board, client, agent, other_agent, http, other_http = free_ports(7)
-    url = f"http://127.0.0.1:{board}"
     head = ["--head", "--port", str(gcs), "--dashboard-port", str(board), "--ray-client-server-port", str(client)]
-    agents = ["--dashboard-agent-grpc-port", str(agent), "--dashboard-agent-listen-port", str(http)]
-    # Two nodes of one machine would share the folder of the uploaded code, and each removes it when it has no more use for it.
-    other = [
-        "--temp-dir",
-        str(short_folder / "ray2"),
-        "--dashboard-agent-grpc-port",
-        str(other_agent),
-        "--dashboard-agent-listen-port",
-        str(other_http),
-    ]
-    with node(short_folder, *head, *agents):
-        wait_for(board, short_folder / "nodes.log")
-        with node(short_folder, "--address", f"127.0.0.1:{gcs}", *other):
-            wait_for(other_http, short_folder / "nodes.log")
-            yield url
+    agents, others = (
+        ["--dashboard-agent-grpc-port", str(grpc), "--dashboard-agent-listen-port", str(port)]
+        for grpc, port in ((agent, http), (other_agent, other_http))
+    )
+    log = home / "nodes.log"
+    with node(home / "a", log, *head, *agents):
+        wait_for(gcs, log)
+        with node(home / "b", log, "--address", f"127.0.0.1:{gcs}", *others):
+            wait_for(board, log)
+            wait_for(other_http, log)
+            yield Cluster(f"http://127.0.0.1:{board}", home, (home / "a", home / "b"))
 
 
-def submit(temp: Path, dashboard: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [RAY, "job", "submit", "--address", dashboard, "--working-dir", ".", "--", "python", "pipelines/full.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=with_token(temp), capture_output=True, text=True, timeout=600, check=False)
+def submit(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [RAY, "job", "submit", "--address", cluster.dashboard, "--working-dir", ".", "--", "python", "pipelines/full.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=with_token(cluster.home), capture_output=True, text=True, timeout=600, check=False)
 
 
-def test_a_submitted_job_runs_on_two_nodes(dashboard: str, short_folder: Path) -> None:
-    output = short_folder / "job"
+@pytest.fixture(scope="module")
+def job(cluster: Cluster) -> Job:
+    output = f"{new_bucket()}/runs/demo"
     # Two scoring actors of a CPU each, and what feeds them, are more than one node has.
-    done = submit(short_folder, dashboard, "demo", "--output", str(output), "--score.cpus-per-actor", "1", *SMALL)
+    done = submit(cluster, "demo", "--output", output, "--score.cpus-per-actor", "1", *SMALL, *FEW)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert "succeeded" in done.stdout + done.stderr
-    assert (output / "report" / "metrics.json").exists()
+    return Job(output, done.stdout + done.stderr)
 
 
-def test_a_relative_output_in_a_job_is_refused(dashboard: str, short_folder: Path) -> None:
-    done = submit(short_folder, dashboard, "demo", "--output", "runs/job")
+def test_a_submitted_job_runs_on_two_nodes_and_leaves_all_in_the_bucket(job: Job, cluster: Cluster) -> None:
+    assert "succeeded" in job.said
+    for stage in STAGES:
+        artifacts.verify(f"{job.output}/{stage}")
+    fs, output = storage.filesystem(job.output)
+    assert {path.removeprefix(f"{output}/").split("/")[0] for path in fs.find(output)} == {*STAGES, "recorded.json", ".lock"}
+    for home in cluster.nodes:
+        (copies,) = home.glob("tmp/tandem-copies-*")
+        assert list(copies.glob("*/model.safetensors"))  # each node worked, with its own copy of the models
+        records = home / "tandem-runs"
+        left = [path for kind in WRITTEN for path in home.rglob(kind)]
+        assert [path for path in left if not (path.is_relative_to(copies) or path.is_relative_to(records))] == []
+
+
+def test_a_job_comes_to_what_a_run_on_this_machine_comes_to(job: Job, small: Path, tmp_path: Path) -> None:
+    fs, output = storage.filesystem(job.output)
+    fs.get(f"{output}/", f"{tmp_path}/", recursive=True)
+    assert same.differences(tmp_path, small) == []  # rows by key, weights and figures within same.TOLERANCE
+
+
+def test_a_job_says_where_its_runs_are_recorded(job: Job, cluster: Cluster) -> None:
+    store = cluster.nodes[0] / "tandem-runs" / "mlflow.db"  # in the home of the node that drives
+    assert f"runs are recorded in sqlite:///{store} on this machine; --tracking.uri names another store" in job.said
+    assert {"demo", *(f"demo/{stage}" for stage in STAGES)} <= same.recorded(store).keys()
+
+
+def test_the_secret_of_the_store_is_in_no_log_nor_record(job: Job, cluster: Cluster, s3: dict[str, str]) -> None:
+    secret = s3["AWS_SECRET_ACCESS_KEY"]
+    assert secret not in job.said
+    files = [path for path in cluster.home.rglob("*") if path.is_file() and path.stat().st_size < 1 << 26]
+    assert len(files) > 50
+    assert not [path for path in files if secret.encode() in path.read_bytes()]
+
+
+def test_a_relative_output_in_a_job_is_refused(cluster: Cluster) -> None:
+    done = submit(cluster, "demo", "--output", "runs/job")
     assert done.returncode != 0
     assert "expected an absolute path, a URI, or something in the upload" in done.stdout + done.stderr
 
@@ -118,18 +179,18 @@ def test_a_relative_output_in_a_job_is_refused(dashboard: str, short_folder: Pat
         ("GET", "/nodes?view=summary"),
     ],
 )
-def test_who_has_no_token_can_neither_see_nor_change_anything(dashboard: str, method: str, path: str) -> None:
+def test_who_has_no_token_can_neither_see_nor_change_anything(cluster: Cluster, method: str, path: str) -> None:
     body = b"{}" if method in ("POST", "PUT") else None
-    request = urllib.request.Request(dashboard + path, body, {"Content-Type": "application/json"}, method=method)
+    request = urllib.request.Request(cluster.dashboard + path, body, {"Content-Type": "application/json"}, method=method)
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=30)
     assert refused.value.code == 401
 
 
-def test_a_run_shows_the_token_of_its_machine_without_being_told_to(dashboard: str, short_folder: Path) -> None:
-    (address,) = set(re.findall(r"--address='([\d.]+:\d+)'", (short_folder / "nodes.log").read_text()))
+def test_a_run_shows_the_token_of_its_machine_without_being_told_to(cluster: Cluster) -> None:
+    (address,) = set(re.findall(r"--address='([\d.]+:\d+)'", (cluster.home / "nodes.log").read_text()))
     join = f"from pipelines import cluster; cluster.connect(cluster.Config(address='{address}')); print(cluster.described())"
-    found = environment(short_folder)
+    found = environment(cluster.home)
     assert "RAY_AUTH_MODE" not in found
     done = subprocess.run([sys.executable, "-c", join], cwd=ROOT, env=found, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.strip() == "4 CPUs and 0 GPUs on 2 node(s)", done.stderr[-2000:]
