@@ -84,7 +84,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(temp: Path, model: Path, *settings: str) -> Iterator[Served]:
+def served(temp: Path, model: Path | str, *settings: str) -> Iterator[Served]:
     """Start the endpoint, and end everything that it started. `temp` must have a short path."""
     (temp / "ray").mkdir(parents=True, exist_ok=True)
     (port,) = free_ports(1)

@@ -1,4 +1,4 @@
-"""Several processes of each kind: events in Redis, the CRM in a deployment of its own, and one of them killed.
+"""Several processes of each kind: events in Redis, the model in a bucket, the CRM in a deployment of its own; and one of them killed.
 
 `pytest -s` shows the figures that the README gives.
 """
@@ -14,6 +14,7 @@ import pytest
 
 from components.features.visit import Candidate, Visit
 from components.joint.arms import CrmArm
+from tests.object_store import new_bucket, upload
 from tests.serving import ensembles
 from tests.serving.events.servers import RedisServer
 from tests.serving.load import load
@@ -25,12 +26,13 @@ RECOVERY_S = 60
 
 
 @pytest.fixture(scope="module")
-def endpoint(short_folder: Path) -> Iterator[Served]:
+def endpoint(short_folder: Path, s3: dict[str, str]) -> Iterator[Served]:
     folder = short_folder / "replicas"
     redis = RedisServer(folder / "redis").start()
     try:
         several = ("ingress_replicas=2", "crm_replicas=1", "health_check_period_s=1")
-        with served(folder, ensembles.make(folder), f"events={redis.uri}", *several) as found:
+        model = upload(ensembles.make(folder), f"{new_bucket()}/run/ensemble")
+        with served(folder, model, f"events={redis.uri}", *several) as found:
             yield found
     finally:
         redis.kill()
