@@ -75,20 +75,23 @@ def run(context: StageContext, tables: Tables, config: Config) -> None:
         items = _dimension("items", "item_id", tables.items, schema, quarantine)
         checked = _check(tables, items, time.time()).materialize()
         quarantine.count("interactions", checked.count())
-        context.progress.say(f"{checked.count():,} interactions read and checked")
+        rows_read = checked.count()
+        context.progress.say(f"{rows_read:,} interactions read and checked")
         _keep_bad(checked, quarantine)
         users = _complete(users, "user_id", checked, [field.name for field in schema.user_fields])
         items = _complete(items, "item_id", checked, ["title", *(field.name for field in schema.item_fields)])
         built = _build(checked, users, items, schema, config).materialize()
+        del checked  # what is let go leaves the nodes' memory and disks
         _keep_bad(built, quarantine)
         quarantine.require(config.max_bad_fraction)
     context.facts["quarantine"] = quarantine.counts
-    context.facts["work"] = (checked.count(), "interactions")
+    context.facts["work"] = (rows_read, "interactions")
     context.progress.say(f"histories built; {sum(quarantine.counts.values()):,} bad rows in quarantine")
     samples = where(built, "reason", "==", "")
     if not schema.shipped_split:
         samples = with_split(samples, config.train_fraction, config.valid_fraction)
     samples = samples.materialize()
+    del built
     rows = _write(samples, context)
     _require_rows(rows, config)
     users, items = _count_training(samples, users, items)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from components import artifacts, storage, tracking
 from components.features.samples import SAMPLE_COLUMNS
-from components.features.tables import read_frame, read_samples, read_scores
+from components.features.tables import first_samples, read_frame, read_scores
 from components.storage import without_credentials
 from pipelines.config import RunConfig
 from pipelines.stage import OnMetrics
@@ -130,7 +130,7 @@ def _answers(output: str, inputs: pd.DataFrame) -> pd.DataFrame:
 def example_rows(output: str, rows: int = EXAMPLE_ROWS) -> pd.DataFrame:
     """Return the first test samples as `Ensemble.predict` takes them."""
     tables = artifacts.join(output, "tables")
-    samples = read_samples(artifacts.join(tables, "test")).slice(0, rows).to_pandas()
+    samples = first_samples(artifacts.join(tables, "test"), rows).to_pandas()
     ids = read_frame(artifacts.join(tables, "items.parquet"))["item_id"].to_numpy()
     context = [name for name in samples if name not in SAMPLE_COLUMNS]
     # Lists of plain numbers and 64-bit counts: what JSON gives back to whoever asks over HTTP.

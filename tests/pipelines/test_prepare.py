@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import gzip
 import os
 import signal
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -16,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from ray.data import Dataset
 
 from components.datasets.movielens import MovieLens1m, MovieLens100k
 from components.datasets.raw.lines import text_blocks
@@ -26,6 +29,7 @@ from components.types import Schema, Source, Tables
 from pipelines import prepare
 from pipelines.full import _reason
 from pipelines.recipes import ml_1m
+from pipelines.stage import StageContext
 from tests.pipelines.local_ray import local_ray
 from tests.pipelines.peak_memory import PeakMemory
 from tests.pipelines.preparing import (
@@ -188,6 +192,27 @@ def test_the_order_of_the_raw_rows_does_not_matter(prepared: Prepared, rows: pd.
     for split in ("train", "valid", "test"):
         assert sorted(found.pop(split), key=str) == sorted(expected.pop(split), key=str)
     assert found == expected
+
+
+def test_of_each_table_no_more_than_the_next_one_needs_is_held(rows: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[weakref.ref[Dataset]] = []
+    held: list[list[bool]] = []
+    materialize, write = Dataset.materialize, prepare._write
+
+    def note(dataset: Dataset) -> Dataset:
+        table = materialize(dataset)
+        made.append(weakref.ref(table))
+        return table
+
+    def look(samples: Dataset, context: StageContext) -> dict[str, int]:
+        gc.collect()
+        held.append([table() is not None for table in made])
+        return write(samples, context)
+
+    monkeypatch.setattr(Dataset, "materialize", note)
+    monkeypatch.setattr(prepare, "_write", look)
+    run(tmp_path / "tables", tables(rows))
+    assert held == [[False, False, True]]  # the checked rows, those with histories, the same split in time
 
 
 def test_a_damaged_file_is_named_by_the_error_that_its_reader_raised(rows: pd.DataFrame, tmp_path: Path, capfd: Any) -> None:
