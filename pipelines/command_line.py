@@ -25,6 +25,7 @@ from pipelines.prompts import CPUS_PER_ACTOR
 from pipelines.recipes import RECIPES
 from pipelines.recording import store_of
 from pipelines.score import CPUS_PER_CRM_ACTOR
+from pipelines.train import places
 
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it in a submitted job
 DESCRIPTION = "Raw interactions -> a tuned, evaluated, browsable ensemble of a recommender model and a language model."
@@ -81,13 +82,12 @@ def show_plan(config: RunConfig, output: str, steps: Sequence[tuple[str, bool]])
 
 def needs(config: RunConfig) -> dict[str, list[cluster.Need]]:
     """Return what each stage asks the cluster for."""
-    train, score = config.train, config.score
-    gpu = {"GPU": train.gpus_per_worker} if train.use_gpu == "yes" else {}
+    score = config.score
     by_llm = {"CPU": score.cpus_per_actor, "GPU": score.gpus_per_actor}
     return {
         "tables": [cluster.Need("tasks", 1, {"CPU": 1.0})],
         "prompts": [cluster.Need("rendering actors", config.prompts.actors, {"CPU": CPUS_PER_ACTOR}), cluster.DATA_TASKS],
-        "checkpoints": [cluster.Need("training workers", train.workers, {"CPU": train.cpus_per_worker, **gpu})],
+        "checkpoints": [places(config.train, gpu=config.train.use_gpu == "yes")],
         "scores": [
             cluster.Need("LLM scoring actors", score.llm_actors, by_llm),
             cluster.Need("CRM scoring actors", score.crm_actors, {"CPU": CPUS_PER_CRM_ACTOR}),

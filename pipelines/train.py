@@ -16,8 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import ray
-import ray.train
 from ray.train import Checkpoint, CheckpointConfig, ControllerError, FailureConfig, Result, ScalingConfig, TrainingFailedError
 from ray.train import RunConfig as RayRunConfig
 
@@ -30,6 +28,7 @@ from components.joint.checkpoint import newest_whole
 from components.joint.model import LossWeights
 from components.joint.plan import Position, Stage, StageConfig
 from components.llm import config as llm_config
+from pipelines import cluster
 from pipelines.board import Line, Reader
 from pipelines.mistakes import MISTAKES, EndOnMistake
 from pipelines.stage import StageContext
@@ -62,7 +61,7 @@ class Config:
     gpus_per_worker: float = 1.0
     """GPUs of each worker where GPUs are used."""
     use_gpu: Literal["auto", "yes", "no"] = "auto"
-    """Train on GPUs; auto: if the cluster has enough of them."""
+    """Train on GPUs; auto: if the cluster has places for all workers with them."""
     deepspeed: deepspeed_engine.Config = field(default_factory=deepspeed_engine.Config)
     alignment: alignment.Config = field(default_factory=alignment.Config)
     warmup: StageConfig = field(
@@ -154,16 +153,21 @@ def run(context: StageContext, job: Job) -> None:
 
 
 def wants_gpu(config: Config) -> bool:
-    """Tell whether to train on GPUs: as configured, or if the cluster has enough of them."""
+    """Tell whether to train on GPUs: as configured, or if the cluster has places for all workers with them."""
     if config.use_gpu != "auto":
         return config.use_gpu == "yes"
-    return ray.cluster_resources().get("GPU", 0) >= config.workers * config.gpus_per_worker
+    return not cluster.lacking([places(config, gpu=True)])
+
+
+def places(config: Config, gpu: bool) -> cluster.Need:
+    """Return what the workers must find at the same time."""
+    gpus = {"GPU": config.gpus_per_worker} if gpu else {}
+    return cluster.Need("training workers", config.workers, {"CPU": config.cpus_per_worker, **gpus})
 
 
 def scaling(config: Config, gpu: bool) -> ScalingConfig:
     """Return the workers and resources that a run asks the cluster for."""
-    gpus = {"GPU": config.gpus_per_worker} if gpu else {}
-    return ScalingConfig(num_workers=config.workers, use_gpu=gpu, resources_per_worker={"CPU": config.cpus_per_worker, **gpus})
+    return ScalingConfig(num_workers=config.workers, use_gpu=gpu, resources_per_worker=places(config, gpu).each)
 
 
 def work(settings: dict[str, Any]) -> None:
