@@ -12,8 +12,9 @@ from pathlib import Path
 from components.errors import DiskFullError, causes
 
 TORCH = ("iostream error", "unexpected pos", "PytorchStreamWriter failed writing")  # its writer keeps the system's reason to itself
+RAY = ("utilization is over capacity",)  # its OutOfDiskError: it takes a disk that is 95 % full for a full one
 # What is said of a write that found no room.
-SIGNS = (*(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)), *TORCH)
+SIGNS = (*(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)), *TORCH, *RAY)
 
 
 @contextlib.contextmanager
@@ -24,12 +25,13 @@ def named_when_full(*folders: str | Path) -> Iterator[None]:
     except DiskFullError:
         raise
     except Exception as error:
-        said = next((str(one) for one in causes(error) if any(sign in str(one) for sign in SIGNS)), None)
+        lines = (line for one in causes(error) for line in reversed(str(one).splitlines()))
+        said = next((line for line in lines if any(sign in line for sign in SIGNS)), None)
         if said is None:
             raise
         local = [str(folder) for folder in folders if "://" not in str(folder)]
         free = ", ".join(f"{shutil.disk_usage(_existing(folder)).free:,} bytes in {folder}" for folder in local) or "unknown"
-        raise DiskFullError(f"no room for what is written: {said.strip().splitlines()[-1]}; free are {free}") from error
+        raise DiskFullError(f"no room for what is written: {said.strip()}; free are {free}") from error
 
 
 def _existing(folder: str) -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ray.exceptions import OutOfDiskError
 from safetensors.torch import save_file
 
 from components import artifacts
@@ -67,6 +68,12 @@ def fail_inside_a_library() -> None:
 def test_the_systems_own_word_for_a_full_disk_is_known_however_deep_it_hides(tmp_path: Path) -> None:
     with pytest.raises(DiskFullError, match="No space left on device; free are"), named_when_full(tmp_path / "not" / "there"):
         fail_inside_a_library()
+
+
+def test_a_disk_that_ray_finds_too_full_to_spill_to_is_a_full_disk(tmp_path: Path) -> None:
+    said = r"^no room for what is written: .* local disk's utilization is over capacity \(95% by default\).*; free are [\d,]+ bytes"
+    with pytest.raises(DiskFullError, match=said), named_when_full(tmp_path):
+        raise OutOfDiskError("Local disk is full")
 
 
 def test_an_object_store_has_no_free_bytes_to_tell(tmp_path: Path) -> None:
