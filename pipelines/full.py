@@ -61,7 +61,12 @@ def chain(config: RunConfig, output: str, tables: Tables) -> list[Step]:
             start,
             lambda at: prompts.run(at, asked, llm, config.seed),
         ),
-        Step("checkpoints", (config.train, config.crm, config.llm, weights, config.seed), ("prompts",), lambda at: train.run(at, job)),
+        Step(
+            "checkpoints",
+            (config.train, config.crm, config.llm, weights, config.seed),
+            ("prompts",),
+            lambda at: train.run(at, job, config.cluster.autoscales),
+        ),
         Step("scores", (config.score,), ("checkpoints",), lambda at: score.run(at, config.score)),
         Step("policy", (config.tune,), ("scores",), lambda at: policy.run(at, config.tune)),
         Step("ensemble", (), ("checkpoints", "policy"), lambda at: gathering.run(at, asked)),

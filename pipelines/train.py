@@ -45,6 +45,7 @@ RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": 0,  # a process more, and nothing here acts on its notice
 }
 TORCH_TIMEOUT_S = 1800  # for the slowest worker in a step
+AUTOSCALED_START_TIMEOUT_S = 3600  # for a place on nodes that first have to be found, started and set up
 STARTS = 2  # times that a place for all workers is waited for
 
 
@@ -112,8 +113,11 @@ class Job:
         return [stage for stage in all_stages if stage.config.epochs > 0]
 
 
-def run(context: StageContext, job: Job) -> None:
-    """Write the artifact `checkpoints/`: `crm/`, `llm/` and `training_log.jsonl`; goes on where a run of the same fingerprint stopped."""
+def run(context: StageContext, job: Job, autoscales: bool = False) -> None:
+    """Write the artifact `checkpoints/`: `crm/`, `llm/` and `training_log.jsonl`; goes on where a run of the same fingerprint stopped.
+
+    On a cluster that autoscales, the places for the workers are waited for much longer.
+    """
     from ray.train.torch import TorchConfig, TorchTrainer  # imports torch: seconds that a command line should not wait
 
     job = replace(job, gpu=wants_gpu(job.train))
@@ -121,7 +125,8 @@ def run(context: StageContext, job: Job) -> None:
     earlier = _log(start) if start else []
     if start:
         context.progress.say(f"training goes on from {start}, {_steps(earlier):,} steps were made before")
-    for name, value in RAY_TRAIN_SETTINGS.items():
+    start_timeout = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": AUTOSCALED_START_TIMEOUT_S} if autoscales else {}
+    for name, value in {**RAY_TRAIN_SETTINGS, **start_timeout}.items():
         os.environ.setdefault(name, str(value))
     store, folder = storage.arrow(context.scratch.rsplit("/", 1)[0])
     monitor = Monitor(context, earlier)

@@ -278,7 +278,10 @@ def test_an_impossible_configuration_is_refused(keys: dict) -> None:
         train.Config(**keys)
 
 
-def test_waiting_is_bounded_and_a_users_own_bounds_stand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path) -> None:
+@pytest.mark.parametrize(("autoscales", "start_s"), [(False, 300), (True, 3600)], ids=["nodes there", "nodes to come"])
+def test_waiting_is_bounded_and_a_users_own_bounds_stand(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path, autoscales: bool, start_s: int
+) -> None:
     monkeypatch.setenv("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "7")
     monkeypatch.delenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", raising=False)
     trainers: list[Any] = []
@@ -292,9 +295,9 @@ def test_waiting_is_bounded_and_a_users_own_bounds_stand(monkeypatch: pytest.Mon
     monkeypatch.setattr(train, "Reader", lambda show: contextlib.nullcontext(SimpleNamespace(board=None)))
     wanted = job(data)
     with pytest.raises(KeyboardInterrupt):
-        train.run(Watched(tmp_path).context, replace(wanted, train=replace(wanted.train, use_gpu="no")))
+        train.run(Watched(tmp_path).context, replace(wanted, train=replace(wanted.train, use_gpu="no")), autoscales)
     failures = trainers[0].run_config.failure_config
     assert failures.max_failures == 3
     assert failures.controller_failure_limit == 1  # a place for all workers is waited for twice, not for ever
     assert os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] == "7"
-    assert float(os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"]) == 300
+    assert float(os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"]) == start_s
