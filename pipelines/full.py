@@ -29,7 +29,7 @@ from pipelines.lock import owned
 from pipelines.progress import Progress, quiet
 from pipelines.raw import digest, folder_digest
 from pipelines.recording import Recording
-from pipelines.stage import StageContext
+from pipelines.stage import StageContext, clear_scratch
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def run(config: RunConfig, interruption: Interruption) -> None:
         return
     with owned(output, config.wait) as require_owned:
         left = [step for step in steps if not _is_done(output, step, wanted)]
+        clear_scratch(output, [wanted[step.name] for step in steps if step not in left])  # of runs killed before they cleared it
         recording = Recording(config, output, wanted["report"])
         if left or not recording.is_complete():
             cluster.connect(config.cluster)

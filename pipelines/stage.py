@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +31,20 @@ class StageContext:
 
     def clear_scratch(self) -> None:
         """Remove what the stage left to go on from."""
-        fs, path = storage.filesystem(self.scratch)
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
-        folder = path.rsplit("/", 1)[0]
-        if fs.exists(folder) and not fs.ls(folder):  # broken attempts of other configurations can still be gone on with
-            fs.rmdir(folder)
+        clear_scratch(self.output, [self.fingerprint])
 
     def artifact(self, stage: str) -> str:
         """Return the URI of an earlier stage's artifact."""
         return artifacts.join(self.output, stage)
+
+
+def clear_scratch(output: str, fingerprints: Sequence[str]) -> None:
+    """Remove what stages of these fingerprints left to go on from; what others left can still be gone on with."""
+    fs, folder = storage.filesystem(artifacts.join(output, SCRATCH))
+    if not fs.exists(folder):
+        return
+    for fingerprint in fingerprints:
+        if fs.exists(artifacts.join(folder, fingerprint)):
+            fs.rm(artifacts.join(folder, fingerprint), recursive=True)
+    if fs.exists(folder) and not fs.ls(folder):
+        fs.rmdir(folder)

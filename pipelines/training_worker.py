@@ -12,7 +12,7 @@ import torch
 from ray.train import Checkpoint
 
 from components.features.reader import Share
-from components.joint.checkpoint import remove_orphans, require_whole, seal
+from components.joint.checkpoint import Leftover, remove_orphans, require_whole, seal
 from components.joint.crm_files import save_crm
 from components.joint.training import Surroundings
 from components.joint.workbench import Parts, Workbench
@@ -29,14 +29,22 @@ def train(job: Job, board: Any, run_uri: str, start: Checkpoint | None) -> None:
     torch.set_num_threads(job.train.cpus_per_worker)
     context = ray.train.get_context()
     share = Share(context.get_world_rank(), context.get_world_size())
+    known = ray.train.get_checkpoint()
+    latest = known or start
+    leftover = Leftover(run_uri, Path(start.path).name if start else None, written=1 if known else 0)
+
+    def checkpoint(write: Callable[[Path], None]) -> None:
+        _checkpoint(write, share.rank)
+        if share.rank == 0:
+            leftover.after_checkpoint()
+
     around = Surroundings(
         share=share,
         report=lambda line: board.pin.remote(line) if share.rank == 0 else None,
-        checkpoint=lambda write: _checkpoint(write, share.rank),
+        checkpoint=checkpoint,
         checkpoint_every_s=job.train.checkpoint_every_s,
     )
     training = Workbench(parts_of(job), "cuda" if job.gpu else "cpu").training(job.stages, around)
-    latest = ray.train.get_checkpoint() or start
     if share.rank == 0:
         remove_orphans(run_uri, Path(latest.path).name if latest else None)
     if latest:
@@ -55,7 +63,7 @@ def train(job: Job, board: Any, run_uri: str, start: Checkpoint | None) -> None:
             assert isinstance(llm, ClickLlm)
             backbone.save(llm, backbone.load_tokenizer(job.llm), str(folder / "models" / "llm"))
 
-    _checkpoint(export, share.rank)
+    checkpoint(export)
 
 
 def _checkpoint(write: Callable[[Path], None], rank: int) -> None:

@@ -76,6 +76,23 @@ def remove_orphans(run_uri: str, latest: str | None) -> None:
             fs.rm(join(folder, name), recursive=True)
 
 
+class Leftover:
+    """The checkpoint that a broken run left below the folder of the run: Ray Train, which keeps two of its own, never removes it."""
+
+    def __init__(self, run_uri: str, name: str | None, written: int = 0) -> None:
+        """`written` counts the checkpoints of this run that Ray Train knows of; without a name nothing was left."""
+        self._run_uri, self._name, self._written = run_uri, name, written
+
+    def after_checkpoint(self) -> None:
+        """Remove it once a second checkpoint is written: only then is every worker's part of the first one known to be there."""
+        self._written += 1
+        fs, folder = storage.filesystem(self._run_uri)
+        if self._name and self._written >= 2:
+            if fs.exists(join(folder, self._name)):
+                fs.rm(join(folder, self._name), recursive=True)
+            self._name = None
+
+
 def _set_aside(run_uri: str, warn: Callable[[str], None]) -> str:
     """Rename Ray Train's list of checkpoints if it can't be read: Ray would not start with it. Return the name that it then has."""
     corrupt = f"{SNAPSHOT}.corrupt"

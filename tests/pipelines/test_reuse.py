@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from components import artifacts, storage
+from pipelines import full
+from pipelines.config import READERS
 from pipelines.full import Step, _is_done
+from pipelines.interruption import Interruption
+from pipelines.recipes import demo
+from pipelines.stage import SCRATCH, clear_scratch
 
 STEP = Step("tables", (), (), lambda _: None)
 WANTED = {"tables": "f1"}
@@ -38,3 +46,30 @@ def test_an_artifact_without_its_manifest_was_never_finished(output: str, capsys
     fs.rm(path)
     assert not _is_done(output, STEP, WANTED)
     assert "expected a finished artifact" in capsys.readouterr().err
+
+
+def test_what_finished_stages_left_to_go_on_from_is_removed_and_nothing_else(folder: str) -> None:
+    for name in ("f1", "f2", "f3"):
+        artifacts.write_json(f"{folder}/{SCRATCH}/{name}/checkpoint_1/position.json", {})
+    clear_scratch(folder, ["f1", "f4"])
+    assert [storage.exists(f"{folder}/{SCRATCH}/{name}") for name in ("f1", "f2", "f3")] == [False, True, True]
+    clear_scratch(folder, ["f2", "f3"])
+    assert not storage.exists(f"{folder}/{SCRATCH}")
+    clear_scratch(folder, ["f2", "f3"])
+
+
+def test_a_rerun_clears_what_a_run_left_that_was_killed_before_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(demo(), output=str(tmp_path), data=None)
+    steps = full.chain(config, str(tmp_path), READERS[type(config.dataset)](config.dataset).read(""))
+    wanted = full.fingerprints(steps)
+    for name in ("tables", "checkpoints"):
+        artifacts.write_json(f"{tmp_path}/{SCRATCH}/{wanted[name]}/checkpoint_1/position.json", {})
+    monkeypatch.setattr(full, "_is_done", lambda output, step, wanted: step.name == "tables")
+    monkeypatch.setattr(full.cluster, "connect", stop)
+    with pytest.raises(KeyboardInterrupt):
+        full.run(config, Interruption.__new__(Interruption))
+    assert [path.name for path in (tmp_path / SCRATCH).iterdir()] == [wanted["checkpoints"]]
+
+
+def stop(*_: object) -> None:
+    raise KeyboardInterrupt

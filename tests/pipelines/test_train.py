@@ -141,7 +141,8 @@ def test_a_run_of_a_full_disk_and_killed_and_frozen_workers_ends_as_if_nothing_h
         torch.testing.assert_close(llm[name.removeprefix("language_model.")], torch.from_numpy(value), rtol=0, atol=1e-6)
     assert watched.context.facts["work"][0] < 24 + 96 + 48  # those before the disk was full count to the first attempt
     assert set(watched.context.facts["best"]) == {"crm", "llm"}
-    assert list((tmp_path / ".scratch").iterdir()) != []  # until the artifact stands
+    kept = list((tmp_path / ".scratch").glob("*/checkpoint_*"))  # until the artifact stands
+    assert 1 <= len(kept) <= 2  # that of the first attempt is not among them
     watched.context.clear_scratch()
     assert not (tmp_path / ".scratch").exists()
 

@@ -8,7 +8,7 @@ import torch
 
 from components import storage
 from components.errors import ArtifactError
-from components.joint.checkpoint import flaw, newest_whole, remove_orphans, require_whole, seal
+from components.joint.checkpoint import Leftover, flaw, newest_whole, remove_orphans, require_whole, seal
 from tests.components.joint.traps import Trap
 
 CHECKPOINTS = ("checkpoint_2026-11-21_12-00-00", "checkpoint_2026-11-21_12-10-00", "checkpoint_2026-11-21_12-20-00")
@@ -130,6 +130,21 @@ def test_checkpoints_that_were_written_and_never_told_of_are_removed(run: str) -
     assert names(run) == [".validate_storage_marker", *CHECKPOINTS[:2], SNAPSHOT]
     remove_orphans(run, None)
     assert names(run) == [".validate_storage_marker", SNAPSHOT]
+
+
+@pytest.mark.parametrize("known", [0, 1], ids=["the first attempt", "after a worker was replaced"])
+def test_what_a_broken_run_left_goes_when_two_checkpoints_of_its_heir_stand(run: str, known: int) -> None:
+    leftover = Leftover(run, CHECKPOINTS[0], known)
+    for _ in range(1 - known):
+        leftover.after_checkpoint()
+    assert set(CHECKPOINTS) < set(names(run))  # a worker's part of the first own one may still be on its way
+    for _ in range(3):
+        leftover.after_checkpoint()
+        assert set(names(run)) == {".validate_storage_marker", *CHECKPOINTS[1:], SNAPSHOT}
+    nothing = Leftover(run, None)
+    nothing.after_checkpoint()
+    nothing.after_checkpoint()
+    assert set(names(run)) == {".validate_storage_marker", *CHECKPOINTS[1:], SNAPSHOT}
 
 
 def test_a_run_that_never_was_has_no_checkpoint(folder: str) -> None:
