@@ -7,7 +7,6 @@ lost. fsspec has no such write for other stores: there two runs may take over a 
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import json
 import logging
@@ -49,7 +48,7 @@ def leased(
     try:
         yield lease.require
     except KeyboardInterrupt:
-        lease.require()
+        lease.raise_if_lost()
         raise
     finally:
         lease.done.set()
@@ -63,7 +62,8 @@ class Lease:
     def __init__(self, fs: fsspec.AbstractFileSystem, path: str, me: str, lease_s: float) -> None:
         self._fs, self._path, self._me, self._lease_s = fs, path, me, lease_s
         self._token, self._mark = uuid.uuid4().hex, ""
-        self._count = 0
+        self._count, self._written_s = 0, time.monotonic()
+        self._mutex = threading.Lock()  # of the thread that renews and the one that requires
         self.done, self.lost = threading.Event(), False
 
     def take(self, busy: Callable[[str], None]) -> None:
@@ -87,17 +87,26 @@ class Lease:
 
     def renew(self) -> None:
         """Write the lock anew until `done`; end the run when it was lost."""
-        renewed_s = time.monotonic()
         while not self.done.wait(self._lease_s / PARTS):
-            try:
-                self.lost = not self._write(self._mark)
-                renewed_s = time.monotonic()
-            except Exception as error:  # a store that is away for a while
-                logging.getLogger(__name__).warning("the lock could not be renewed: %s", error)
-                self.lost = time.monotonic() - renewed_s > self._lease_s
-            if self.lost:
-                _thread.interrupt_main(signal.SIGTERM)
-                return
+            with self._mutex:
+                if self.lost:  # and the run knows
+                    return
+                self._renew_once()
+                if self.lost:
+                    # To the main thread itself: nothing else wakes it where it waits for a lock.
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+                    return
+
+    def _renew_once(self) -> bool:
+        """Write the lock anew; tell whether it was written. It is lost when it is another's, or was not written for a whole lease."""
+        try:
+            self.lost = not self._write(self._mark)
+            self._written_s = time.monotonic()
+            return not self.lost
+        except Exception as error:  # a store that is away for a while
+            logging.getLogger(__name__).warning("the lock could not be renewed: %s", error)
+            self.lost = time.monotonic() - self._written_s > self._lease_s
+            return False
 
     def free(self) -> None:
         """Leave the lock to whoever comes next."""
@@ -106,9 +115,18 @@ class Lease:
                 self._write(self._mark, held=False)
 
     def require(self) -> None:
-        """Raise OutputBusyError where the lock was lost."""
+        """Raise OutputBusyError where the lock was lost. It is written anew to find out: this run may just have woken from a sleep."""
+        with self._mutex:
+            while not self.lost and not self._renew_once():
+                time.sleep(self._lease_s / PARTS / 4)
+        self.raise_if_lost()
+
+    def raise_if_lost(self) -> None:
+        """Raise OutputBusyError where the lock is known to be lost."""
         if self.lost:
-            owner, place = self._look()[0].get("owner", "?"), self._fs.unstrip_protocol(self._path)
+            owner, place = "?", self._fs.unstrip_protocol(self._path)
+            with contextlib.suppress(Exception):  # a store that is away
+                owner = self._look()[0].get("owner", "?")
             raise OutputBusyError(f"{place} was taken over by {owner}, after this run had been silent for too long")
 
     def _look(self) -> tuple[dict[str, Any], str]:
@@ -129,9 +147,10 @@ class Lease:
         content = json.dumps({"owner": self._me, "held": held, "token": self._token, "count": self._count})
         condition = {"IfMatch": expected} if expected else {"IfNoneMatch": "*"}
         written = self._put(content, condition)
-        if not written:  # unless an earlier attempt of the same request came through
+        if not written:  # unless what is there is this run's own: a write whose answer was lost
             found, mark = self._look()
-            written = mark if (found.get("token"), found.get("count")) == (self._token, self._count) else ""
+            if found.get("token") == self._token:
+                written = mark if found.get("count") == self._count else self._put(content, {"IfMatch": mark})
         self._mark = written or self._mark
         return bool(written)
 

@@ -110,19 +110,62 @@ def test_an_owner_that_slept_through_its_lease_is_interrupted_and_told_who_took_
 
     monkeypatch.setattr(Lease, "_write", asleep)
     try:
-        with pytest.raises(OutputBusyError, match=f"{remote}/.lock was taken over by heir"), hold("sleeper") as require:  # noqa: PT012
-            require()
-            with hold("heir"):
-                awake.set()
-                deadline_s = time.monotonic() + 10
-                while not interrupted.is_set() and time.monotonic() < deadline_s:
-                    time.sleep(0.01)
-                assert interrupted.is_set()
-                with pytest.raises(OutputBusyError):
-                    require()
-                raise KeyboardInterrupt  # what a run makes of the signal
+        with (  # noqa: PT012
+            pytest.raises(OutputBusyError, match=f"{remote}/.lock was taken over by heir"),
+            hold("sleeper") as require,
+            hold("heir"),
+        ):
+            awake.set()
+            assert interrupted.wait(10), "woken where it waits for a lock"
+            with pytest.raises(OutputBusyError):
+                require()
+            raise KeyboardInterrupt  # what a run makes of the signal
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_an_owner_that_wakes_learns_that_it_lost_before_it_publishes(hold: Hold, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lease, "renew", lambda self: None)  # it has not woken yet
+    with pytest.raises(OutputBusyError, match="was taken over by heir"), hold("sleeper") as require:  # noqa: PT012
+        require()
+        with hold("heir") as heirs:
+            with pytest.raises(OutputBusyError, match="was taken over by heir"):
+                require()
+            heirs()
+            require()
+
+
+def test_a_store_that_is_away_for_a_moment_is_waited_for_and_for_a_lease_at_most(hold: Hold, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lease, "renew", lambda self: None)
+    put, failures = Lease._put, [OSError("away"), OSError("away")]
+
+    def flaky(self: Lease, content: str, condition: dict[str, str]) -> str:
+        if failures:
+            raise failures.pop()
+        return put(self, content, condition)
+
+    with pytest.raises(OutputBusyError), hold("owner", lease_s=0.5) as require:  # noqa: PT012
+        monkeypatch.setattr(Lease, "_put", flaky)
+        require()
+        assert not failures
+        failures.extend([OSError("away")] * 1000)
+        require()
+
+
+def test_a_write_whose_answer_was_lost_loses_no_lock(hold: Hold, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lease, "renew", lambda self: None)
+    put, lost = Lease._put, [TimeoutError("no answer")]
+
+    def unheard(self: Lease, content: str, condition: dict[str, str]) -> str:
+        written = put(self, content, condition)
+        if lost:
+            raise lost.pop()
+        return written
+
+    with hold("owner") as require:
+        monkeypatch.setattr(Lease, "_put", unheard)
+        require()
+        assert not lost
 
 
 def test_a_request_that_came_through_and_was_sent_again_is_no_conflict(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
