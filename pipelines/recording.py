@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from components import artifacts, storage, tracking
 from components.features.samples import SAMPLE_COLUMNS
 from components.features.tables import first_samples, read_frame, read_scores
 from components.storage import without_credentials
+from components.tracking.spool import Spool
 from pipelines.config import RunConfig
 from pipelines.stage import OnMetrics
 
@@ -24,6 +25,7 @@ LOADER = "serving.pyfunc"
 REQUIRED = ("torch", "transformers", "peft", "pandas", "pyarrow", "scikit-learn", "safetensors", "fsspec", "pydantic")  # to score
 ROOT = Path(__file__).parent.parent
 EXAMPLE_ROWS = 5
+SPOOLS = ("mlflow-spool.jsonl", "mlflow-spool-refused.jsonl")
 MARK = "recorded.json"  # beside the artifacts: what was recorded, and where
 TRIAL_PARAMETERS = ("router", "merge", "weight", "crm_calibration", "llm_calibration", "target_share")
 TRIAL_METRICS = ("auc", "logloss", "share")
@@ -68,6 +70,8 @@ class Recording:
         if self.store == default_store(self._output) and not storage.is_local(storage.filesystem(self._output)[0]):
             print(f"runs are recorded in {self.store} on this machine; --tracking.uri names another store", file=sys.stderr)
         spool = Path(default_store(self._output).removeprefix("sqlite:///")).with_name(f"mlflow-spool-{self._fingerprint}.jsonl")
+        self._spool = Spool(spool)
+        self._carry(self._spool.fetch, self._spool.refused.fetch)
         tracker = self._tracker = tracking.open_tracker(self._config.tracking, self.store, spool)
         tags = {"recipe": self._config.recipe, "output": self._output, "fingerprint": self._fingerprint}
         self._run = tracker.run(self._config.recipe, params=self._config, tags=tags, key=self._fingerprint)
@@ -77,10 +81,22 @@ class Recording:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._run.__exit__(kind, error, trace)
         # While the store is away figures wait in the spool, and files where they are: the same command, run again, sends them.
-        if self._finished and not self._tracker.is_behind:
+        is_behind = self._tracker.is_behind
+        self._carry(self._spool.leave, self._spool.refused.leave)
+        if self._finished and not is_behind:
             artifacts.write_json(artifacts.join(self._output, MARK), self._mark)
         elif self._finished:
             print("MLflow lacks a part of this run: the same command, run again, sends it", file=sys.stderr)
+
+    def _carry(self, *moves: Callable[[str], None]) -> None:
+        """Move what waits from or to an output in an object store: the next run may find another machine's disk."""
+        if storage.is_local(storage.filesystem(self._output)[0]):
+            return
+        for move, name in zip(moves, SPOOLS, strict=True):
+            try:
+                move(artifacts.join(self._output, name))
+            except Exception as error:  # what stores raise; recording never ends a run
+                print(f"figures for MLflow stay on this machine, {self._output} does not take them: {error}", file=sys.stderr)
 
     @contextlib.contextmanager
     def stage(self, name: str, settings: Sequence[Any], folder: str) -> Iterator[OnMetrics]:

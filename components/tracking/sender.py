@@ -33,7 +33,7 @@ class Sender:
 
     def __init__(self, connect: Callable[[], Store], spool: Spool, retry_s: float) -> None:
         self._connect, self._spool, self._retry_s = connect, spool, retry_s
-        self._refused, self._refused_runs = Spool(spool.path.with_name(spool.path.name + ".refused")), set[str | None]()
+        self._refused, self._refused_runs = spool.refused, set[str | None]()
         self._store: Store | None = None
         self._lacks_files = False
         self._next_try_s, self._warned = 0.0, set[str]()

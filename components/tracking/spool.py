@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components import storage
 from components.file_lock import file_lock
 
 FILE_KINDS = ("files", "model")  # events that name files; they are never kept: later, other files may lie there
@@ -44,11 +45,36 @@ class Spool:
     def waiting(self) -> bool:
         return self.path.exists()
 
+    @property
+    def refused(self) -> Spool:
+        """The spool beside it, of what the store would not take."""
+        return Spool(self.path.with_name(self.path.name + ".refused"))
+
+    def leave(self, uri: str) -> None:
+        """Move the waiting events to a file at a URI, in the place of what is there; remove it where none wait."""
+        fs, path = storage.filesystem(uri)
+        with file_lock(self._lock):
+            if self.waiting:
+                fs.pipe_file(path, self.path.read_bytes()[int(self._lock.read_text() or 0) :])
+                self._lock.write_text("")
+                self.path.unlink()
+            elif fs.exists(path):
+                fs.rm(path)
+            self._lock.unlink(missing_ok=True)
+
+    def fetch(self, uri: str) -> None:
+        """Add the events at a URI where `leave` left some; they stay there, too."""
+        fs, path = storage.filesystem(uri)
+        if fs.exists(path):
+            self._add(fs.cat_file(path))  # pyright: ignore[reportArgumentType]
+
     def append(self, events: Sequence[Event]) -> None:
         """Add events at the end; raise OSError where the disk refuses."""
         if not events:
             return
-        lines = b"".join(json.dumps(dataclasses.asdict(event)).encode() + b"\n" for event in events)
+        self._add(b"".join(json.dumps(dataclasses.asdict(event)).encode() + b"\n" for event in events))
+
+    def _add(self, lines: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(self._lock), self.path.open("ab+") as file:
             if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":

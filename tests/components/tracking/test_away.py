@@ -178,6 +178,27 @@ def test_an_interrupted_replay_goes_on_where_it_stopped_and_a_torn_line_is_skipp
     assert not spool.waiting
 
 
+def test_events_that_are_left_at_a_uri_are_those_not_sent_yet(tmp_path: Path) -> None:
+    spool, other, seen, uri = Spool(tmp_path / "a"), Spool(tmp_path / "b"), list[int](), f"memory:///{tmp_path}/spool.jsonl"
+    spool.append([Event("batch", "run", number, {"tags": {}}) for number in range(3)])
+
+    def apply(event: Event) -> None:
+        if event.at_ms == 1:
+            raise ConnectionError
+        seen.append(event.at_ms)
+
+    with pytest.raises(ConnectionError):
+        spool.drain(apply, 10)
+    spool.leave(uri)
+    assert not list(tmp_path.iterdir())
+    other.fetch(uri)
+    other.drain(lambda event: seen.append(event.at_ms), 10)
+    assert seen == [0, 1, 2]
+    other.leave(uri)
+    other.fetch(uri)
+    assert not list(tmp_path.iterdir())
+
+
 def test_waiting_metrics_of_one_run_are_sent_together_and_in_order(tmp_path: Path) -> None:
     spool, seen = Spool(tmp_path / "spool.jsonl"), list[tuple[str, int]]()
     spool.append([Event("batch", "a", step, {"metrics": [["loss", 0.5, step, step]]}) for step in range(250)])
