@@ -11,8 +11,11 @@ from typing import Any
 from components import storage
 from components.errors import ArtifactError
 from components.inventory import inventory, join, wrong_content, wrong_size
+from components.joint.plan import Position
 
-NAME = re.compile(r"checkpoint_\d.*")  # Ray Train's names hold the time, so that they sort by age
+NAME = re.compile(r"checkpoint_\d.*")  # Ray Train's names hold the time, but that of whichever node wrote it: not the age
+POSITION = "position.json"
+BEFORE_ALL = (-1, 0, 0, "")
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's own list of a run's checkpoints, written over in place
 
 
@@ -53,7 +56,7 @@ def newest_whole(run_uri: str, workers: int, warn: Callable[[str], None]) -> str
     aside = _set_aside(run_uri, warn)
     names = _names(run_uri)
     whole: str | None = None
-    for name in filter(NAME.fullmatch, names):
+    for name in sorted(filter(NAME.fullmatch, names), key=lambda name: _place(join(run_uri, name)), reverse=True):
         found = flaw(join(run_uri, name), workers)
         if found is None:
             whole = name
@@ -66,13 +69,17 @@ def newest_whole(run_uri: str, workers: int, warn: Callable[[str], None]) -> str
 
 
 def remove_orphans(run_uri: str, latest: str | None) -> None:
-    """Remove checkpoints that are newer than the latest that Ray Train knows: workers were lost before they were all of them told of.
+    """Remove checkpoints from behind the latest that Ray Train knows: workers were lost before they were all of them told of.
 
     `latest` is the name of a checkpoint below the run's folder, None where the run has none.
     """
     fs, folder = storage.filesystem(run_uri)
+    reached = _place(join(run_uri, latest)) if latest else BEFORE_ALL
+    if latest and reached == BEFORE_ALL:  # it can't be gone on with: the next attempt may want one of the others
+        return
     for name in filter(NAME.fullmatch, _names(run_uri)):
-        if latest is None or name > latest:
+        place = _place(join(run_uri, name))
+        if name != latest and (place > reached or place == BEFORE_ALL):
             fs.rm(join(folder, name), recursive=True)
 
 
@@ -108,9 +115,19 @@ def _set_aside(run_uri: str, warn: Callable[[str], None]) -> str:
 
 
 def _names(run_uri: str) -> list[str]:
-    """Return what is in the folder of a run, the newest checkpoint first."""
+    """Return what is in the folder of a run."""
     fs, folder = storage.filesystem(run_uri)
-    return sorted((Path(path).name for path in fs.ls(folder, detail=False)), reverse=True) if fs.exists(folder) else []
+    return [Path(path).name for path in fs.ls(folder, detail=False)] if fs.exists(folder) else []
+
+
+def _place(uri: str) -> tuple[int, int, int, str]:
+    """Return where in the run a checkpoint was written, to be compared; BEFORE_ALL where it does not say."""
+    try:
+        position = Position.from_json(_read(join(uri, POSITION)).decode())
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):  # torn, or of a worker that was lost
+        return BEFORE_ALL
+    # After an epoch's last step one checkpoint may be of that step, another of the validation that follows it.
+    return position.stage, position.step, position.epoch, Path(uri).name
 
 
 def _read(uri: str) -> bytes:

@@ -9,20 +9,23 @@ import torch
 from components import storage
 from components.errors import ArtifactError
 from components.joint.checkpoint import Leftover, flaw, newest_whole, remove_orphans, require_whole, seal
+from components.joint.plan import Position
 from tests.components.joint.traps import Trap
 
 CHECKPOINTS = ("checkpoint_2026-11-21_12-00-00", "checkpoint_2026-11-21_12-10-00", "checkpoint_2026-11-21_12-20-00")
 SNAPSHOT = "checkpoint_manager_snapshot.json"
+BEGINNING = Position()
 
 
-def checkpoint(uri: str, aside: Path, workers: int = 2) -> str:
-    """Write what Ray Train leaves when each worker hands in its own part."""
+def checkpoint(uri: str, aside: Path, position: Position = BEGINNING) -> str:
+    """Write what Ray Train leaves when each of two workers hands in its own part."""
     fs, folder = storage.filesystem(uri)
-    for rank in range(workers):
+    for rank in range(2):
         part = aside / f"part-{Path(uri).name}-{rank}"
         (part / "engine").mkdir(parents=True)
         (part / "engine" / f"state-{rank}.pt").write_bytes(bytes(range(100)))
-        (part / f"position-{rank}.json").write_text("{}")
+        if rank == 0:
+            (part / "position.json").write_text(position.to_json())
         seal(part, rank)
         fs.put(f"{part}/", f"{folder}/", recursive=True)
     return uri
@@ -31,8 +34,8 @@ def checkpoint(uri: str, aside: Path, workers: int = 2) -> str:
 @pytest.fixture
 def run(folder: str, tmp_path: Path) -> str:
     """Three whole checkpoints, the newest at 12:20, and Ray's bookkeeping."""
-    for name in CHECKPOINTS:
-        checkpoint(f"{folder}/{name}", tmp_path / "parts")
+    for step, name in enumerate(CHECKPOINTS):
+        checkpoint(f"{folder}/{name}", tmp_path / "parts", Position(stage=1, step=20 * step))
     write(f"{folder}/{SNAPSHOT}", b'{"checkpoint_results": []}')
     write(f"{folder}/.validate_storage_marker", b"")
     return folder
@@ -94,6 +97,25 @@ def test_the_newest_whole_one_alone_is_left(run: str) -> None:
     assert newest_whole(run, 2, said.append) == f"{run}/{CHECKPOINTS[2]}"
     assert names(run) == [CHECKPOINTS[2]]
     assert said == []
+
+
+FARTHEST_FIRST = (Position(stage=1), Position(epoch=1, step=20), Position(step=20))  # the first epoch ends with step 20
+
+
+def test_the_one_that_is_farthest_in_the_run_is_taken_whatever_the_clocks_of_nodes_said(folder: str, tmp_path: Path) -> None:
+    for name, position in zip(CHECKPOINTS, FARTHEST_FIRST, strict=True):  # each one an hour later in the run than its name says
+        checkpoint(f"{folder}/{name}", tmp_path / "parts", position)
+    fs, path = storage.filesystem(folder)
+    remove_orphans(folder, CHECKPOINTS[1])
+    assert names(folder) == [*CHECKPOINTS[1:]]
+    assert newest_whole(folder, 2, pytest.fail) == f"{folder}/{CHECKPOINTS[1]}"
+    write(f"{folder}/{CHECKPOINTS[2]}/position.json", b'{"sta')  # all that its first worker wrote before it was lost
+    remove_orphans(folder, CHECKPOINTS[1])
+    assert names(folder) == [CHECKPOINTS[1]]
+    fs.rm(f"{path}/{CHECKPOINTS[1]}/position.json")
+    write(f"{folder}/{CHECKPOINTS[0]}/position.json", Position().to_json().encode())
+    remove_orphans(folder, CHECKPOINTS[1])  # not to be gone on with: the next attempt looks at all there are
+    assert names(folder) == [*CHECKPOINTS[:2]]
 
 
 def test_a_worker_reads_no_checkpoint_that_is_not_what_was_written(tmp_path: Path) -> None:
