@@ -119,6 +119,24 @@ def create(uri: str, fingerprint: str, config: Any) -> Iterator[tuple[str, dict[
         _publish(fs, path, aside, [*manifest.files])
 
 
+def publish_finished(uri: str, fingerprint: str) -> bool:
+    """Publish an artifact of this fingerprint whose run was broken off when all of it was written; tell whether there was one."""
+    fs, path = storage.filesystem(uri)
+    for aside in _attempts(fs, path):
+        folder = aside if storage.is_local(fs) else fs.unstrip_protocol(aside)
+        manifest = read_manifest(folder)
+        if manifest is None or manifest.fingerprint != fingerprint:
+            continue
+        if {*storage.listing(fs, aside)} != {*manifest.files, MANIFEST} or wrong_content(folder, manifest.files):
+            continue  # damaged, or a worker that outlived its run still writes
+        if storage.is_local(fs):
+            _replace(Path(path), Path(aside))
+        else:
+            _publish(fs, path, aside, [*manifest.files])
+        return True
+    return False
+
+
 def read_json(uri: str) -> Any:
     """Read one JSON file of an artifact."""
     with storage.open_file(uri, "r", encoding="utf-8") as file:
@@ -133,16 +151,21 @@ def write_json(uri: str, value: Any) -> None:
 
 def _empty_folder(fs: fsspec.AbstractFileSystem, path: str) -> str:
     """Return the folder that an artifact is written into; remove what earlier attempts left."""
-    parent, name = path.rsplit("/", 1)
-    for left in fs.ls(parent, detail=False) if fs.isdir(parent) else []:
-        if left.rsplit("/", 1)[-1].startswith(f"{name}.partial-"):
-            with contextlib.suppress(OSError):  # where a worker of a broken run still writes
-                fs.rm(left, recursive=True)
+    for left in _attempts(fs, path):
+        with contextlib.suppress(OSError):  # where a worker of a broken run still writes
+            fs.rm(left, recursive=True)
     # A name of its own: a worker that outlived its broken run can't write among the files of this one.
     aside = f"{path}.partial-{uuid.uuid4().hex[:8]}"
     if storage.is_local(fs):
         fs.makedirs(aside)
     return aside
+
+
+def _attempts(fs: fsspec.AbstractFileSystem, path: str) -> list[str]:
+    """Return the folders that earlier attempts at an artifact left beside it."""
+    parent, name = path.rsplit("/", 1)
+    found = fs.ls(parent, detail=False) if fs.isdir(parent) else []
+    return [left for left in found if left.rsplit("/", 1)[-1].startswith(f"{name}.partial-")]
 
 
 def _replace(path: Path, new: Path) -> None:

@@ -261,6 +261,60 @@ def test_in_an_object_store_an_artifact_that_was_copied_in_part_is_none(remote: 
     assert {name.split("/")[-2] for name in fs.find(run)} == {"tables", "part"}
 
 
+def break_while_publishing(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    """Write the second version of an artifact, and be killed after the first one is gone and before the second one is there."""
+    fs, _ = storage.filesystem(uri)
+    broken, name = (Path, "rename") if storage.is_local(fs) else (fs, "copy")
+    done = getattr(broken, name)
+
+    def break_at_the_last(source: object, target: object) -> None:
+        if "-old" not in str(target) and "data.txt" not in str(target):
+            raise KeyboardInterrupt
+        done(source, target)
+
+    write(uri)
+    with monkeypatch.context() as patch:
+        patch.setattr(broken, name, break_at_the_last)
+        with pytest.raises(KeyboardInterrupt):
+            write(uri, "eight\n", "f2")
+    assert artifacts.read_manifest(uri) is None
+
+
+def text_of(uri: str) -> bytes:
+    fs, path = storage.filesystem(f"{uri}/data.txt")
+    return fs.cat_file(path)  # pyright: ignore[reportReturnType]
+
+
+def test_an_artifact_that_was_whole_when_its_run_was_killed_is_published_by_the_next(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"{folder}/tables"
+    assert not artifacts.publish_finished(uri, "f2")
+    break_while_publishing(monkeypatch, uri)
+    assert not artifacts.publish_finished(uri, "f3")
+    assert artifacts.publish_finished(uri, "f2")
+    artifacts.verify(uri)
+    assert artifacts.require(uri).fingerprint == "f2"
+    assert text_of(uri) == b"eight\n"
+
+
+def test_what_was_damaged_before_it_could_be_published_is_not(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"{folder}/tables"
+    break_while_publishing(monkeypatch, uri)
+    fs, path = storage.filesystem(folder)
+    (aside,) = [left for left in fs.ls(path, detail=False) if ".partial-" in left and not left.rstrip("/").endswith("-old")]
+    fs.pipe_file(f"{aside}/part-000001-late", b"by a worker that outlived its run")
+    assert not artifacts.publish_finished(uri, "f2")
+    fs.rm(f"{aside}/part-000001-late")
+    flip(fs, f"{aside}/data.txt")
+    assert not artifacts.publish_finished(uri, "f2")
+    assert artifacts.read_manifest(uri) is None
+
+
+def test_an_attempt_that_was_killed_while_it_wrote_is_not_published(folder: str) -> None:
+    with pytest.raises(RuntimeError):
+        break_off(f"{folder}/tables", "data.txt")
+    assert not artifacts.publish_finished(f"{folder}/tables", "f1")
+
+
 def cut(fs: fsspec.AbstractFileSystem, path: str) -> None:
     fs.pipe_file(path, fs.cat_file(path)[:3])  # pyright: ignore
 

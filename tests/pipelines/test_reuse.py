@@ -10,7 +10,7 @@ import pytest
 from components import artifacts, storage
 from pipelines import full
 from pipelines.config import READERS
-from pipelines.full import Step, _is_done
+from pipelines.full import Step, _is_done, _was_finished
 from pipelines.interruption import Interruption
 from pipelines.recipes import demo
 from pipelines.stage import SCRATCH, clear_scratch
@@ -21,9 +21,13 @@ WANTED = {"tables": "f1"}
 
 @pytest.fixture
 def output(folder: str) -> str:
+    make(folder)
+    return folder
+
+
+def make(folder: str) -> None:
     with artifacts.create(f"{folder}/tables", "f1", {}) as (aside, _):
         artifacts.write_json(f"{aside}/features.json", {"schema": 1})
-    return folder
 
 
 def test_a_stage_is_done_when_its_artifact_is_there_for_the_same_configuration(output: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,6 +50,21 @@ def test_an_artifact_without_its_manifest_was_never_finished(output: str, capsys
     fs.rm(path)
     assert not _is_done(output, STEP, WANTED)
     assert "expected a finished artifact" in capsys.readouterr().err
+
+
+def test_what_a_killed_run_had_finished_is_put_in_its_place_and_named(
+    folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        for publishing in ("_replace", "_publish"):
+            patch.setattr(artifacts, publishing, stop)
+        with pytest.raises(KeyboardInterrupt):
+            make(folder)
+    assert not _is_done(folder, STEP, WANTED)
+    assert not _was_finished(folder, STEP, {"tables": "f2"})
+    assert _was_finished(folder, STEP, WANTED)
+    assert _is_done(folder, STEP, WANTED)
+    assert capsys.readouterr().err == "tables is used as a run wrote it that was broken off before it appeared\n"
 
 
 def test_what_finished_stages_left_to_go_on_from_is_removed_and_nothing_else(folder: str) -> None:
