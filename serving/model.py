@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from components import artifacts, storage
 from components.errors import ArtifactError
+from components.llm.config import BASE_FILE, COMMIT
 from components.local_copy import local_copy
 from components.tracking.config import ALIAS, MODEL_NAME
 from components.tracking.ensemble import fetch_ensemble, fixed_version
 from serving.checkout import runs
 
 REGISTERED = "models:/"
+HUB_ID = r"([\w-][\w.-]*/)?[\w-][\w.-]*"
 LOADER = "serving.pyfunc"  # registered ensembles name it
 
 
@@ -28,9 +32,7 @@ class Model:
     def local(self) -> str:
         """Return a folder with the ensemble that this process can read; raises ArtifactError where it is gone or another by now."""
         if self.uri.startswith(REGISTERED):
-            folder = fetch_ensemble(self.uri, self.tracking_uri, LOADER)
-            artifacts.verify(folder)  # this node's copy, which may have been kept for long
-            return folder
+            return _registered(self.uri, self.tracking_uri)
         if (found := artifacts.require(self.uri).fingerprint) != self.version:
             raise ArtifactError(f"model: expected the version that was deployed, {self.version}, at {self.uri}; got {found}")
         return local_copy(self.uri)
@@ -46,7 +48,7 @@ def resolve(uri: str, tracking_uri: str = "") -> Model:
             raise ArtifactError(f"model: expected models:/NAME@ALIAS or models:/NAME/VERSION, got {uri!r}")
         store = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _store()
         fixed = fixed_version(uri, store)
-        artifacts.verify(fetch_ensemble(fixed, store, LOADER))
+        _registered(fixed, store)
         return Model(fixed, store, fixed.removeprefix(REGISTERED))
     folder = _ensemble_folder(uri)
     manifest = artifacts.require(folder)
@@ -56,6 +58,28 @@ def resolve(uri: str, tracking_uri: str = "") -> Model:
 
 def _store() -> str:
     return f"sqlite:///{runs('tracking_uri: expected http://HOST:PORT or sqlite:////absolute/path.db')}/mlflow.db"
+
+
+def _registered(uri: str, tracking_uri: str) -> str:
+    """Return a folder of this machine with a registered version; raises ArtifactError where it is damaged or leads elsewhere."""
+    folder = fetch_ensemble(uri, tracking_uri, LOADER)
+    artifacts.verify(folder)  # this node's copy, which may have been kept for long
+    base_file = Path(folder, "llm", BASE_FILE)
+    if base_file.exists():
+        _require_hub(uri, artifacts.read_json(str(base_file)))
+    elif base_file.with_name("adapter_config.json").exists():  # transformers would look there for the base
+        _require_hub(uri, {})
+    return folder
+
+
+def _require_hub(uri: str, base: Any) -> None:
+    """Raise ArtifactError for an adapter of a model that is on no hub: a registry does not choose what is read from this machine."""
+    path, revision = (str(base.get(key, "")) if isinstance(base, dict) else "" for key in ("path", "revision"))
+    if not re.fullmatch(HUB_ID, path) or not re.fullmatch(COMMIT, revision) or Path(path).exists():
+        raise ArtifactError(
+            f"model: expected {uri} to adapt a model of a hub, named by id and commit; it names {path!r} at {revision!r}: "
+            "serve the folder of the run instead"
+        )
 
 
 def _ensemble_folder(uri: str) -> str:

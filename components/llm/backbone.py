@@ -25,12 +25,11 @@ from transformers import (
 from components import artifacts, storage
 from components.errors import ConfigError
 from components.llm.answer import AnswerHead, ClickLlm
-from components.llm.config import TINY, Config
+from components.llm.config import BASE_FILE, TINY, Config
 from components.llm.tokens import PlainText, PromptEncoder, token_layout
 from components.local_copy import local_copy
 from components.prompts import click
 
-BASE_FILE = "base.json"  # beside an adapter: the model it adapts
 _BROKEN = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
 
 
@@ -112,6 +111,8 @@ def _base(config: Config) -> Config:
     if not base_file.is_file():
         return config
     base = artifacts.read_json(str(base_file))
+    if not isinstance(getattr(torch, str(base["dtype"]), None), torch.dtype):
+        raise ConfigError(f"{config.path}: expected a type of numbers in {BASE_FILE}, got {base['dtype']!r}")
     dtype = base["dtype"] if config.dtype == "auto" else config.dtype
     return dataclasses.replace(config, path=base["path"], revision=base["revision"], dtype=dtype)
 

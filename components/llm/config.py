@@ -9,6 +9,8 @@ from typing import Literal
 from components.errors import ConfigError
 
 TINY = "tiny"
+BASE_FILE = "base.json"  # beside an adapter: the model it adapts
+COMMIT = r"[0-9a-f]{40}"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Config:
     def __post_init__(self) -> None:
         if not self.path:
             raise ConfigError("llm.path: expected a hub id, a local folder or 'tiny', got nothing")
-        if self.revision and not re.fullmatch(r"[0-9a-f]{40}", self.revision):
+        if self.revision and not re.fullmatch(COMMIT, self.revision):
             raise ConfigError(f"llm.revision: expected a commit of 40 hex digits, got {self.revision!r}")
         if self.lora_rank < 1 or self.lora_alpha < 1:
             raise ConfigError(f"llm.lora_rank and llm.lora_alpha: expected at least 1, got {self.lora_rank} and {self.lora_alpha}")

@@ -13,7 +13,7 @@ import pytest
 
 from components import artifacts
 from components.errors import ArtifactError
-from components.tracking import register_ensemble
+from components.tracking import Tracking, open_tracker, register_ensemble
 from serving import pyfunc
 from serving.model import LOADER, Model, resolve
 from tests.components.tracking.stores import open_at, sqlite_uri
@@ -167,6 +167,36 @@ def test_a_damaged_file_of_a_registered_model_is_named(registry: Path) -> None:
             resolve("models:/tandem/1", sqlite_uri(registry))
     finally:
         policy.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("path", "revision", "is_served"),
+    [
+        *(("meta-llama/Llama-2-7b-chat-hf", "a" * 40, True), ("meta-llama/Llama-2-7b-chat-hf", "main", False)),
+        *(("/etc", "a" * 40, False), ("s3://bucket/llm", "a" * 40, False), ("../elsewhere", "a" * 40, False)),
+        *(("components/llm", "a" * 40, False), ("tiny", "", False), (None, "a" * 40, False)),
+    ],
+)
+def test_a_registered_adapter_leads_to_a_commit_of_a_hub_and_nowhere_else(
+    registry: Path, tmp_path: Path, path: str | None, revision: str, is_served: bool
+) -> None:
+    with artifacts.create(f"{tmp_path}/ensemble", "f1", ()) as (aside, _):
+        name = "base.json" if path else "adapter_config.json"
+        artifacts.write_json(f"{aside}/llm/{name}", {"path": path, "revision": revision, "dtype": "float32"})
+    config = Tracking.Config(registered_model="adapter")
+    with open_tracker(config, sqlite_uri(registry), tmp_path / "spool.jsonl").run("full") as run:
+        rows = pd.DataFrame({"x": [0.0]})
+        version = register_ensemble(run, tmp_path / "ensemble", [], LOADER, ["pandas"], rows, rows)
+    assert resolve(f"{tmp_path}/ensemble").local() == f"{tmp_path}/ensemble"
+    found = Model(f"models:/adapter/{version}", sqlite_uri(registry), f"adapter/{version}")
+    if is_served:
+        assert resolve(found.uri, found.tracking_uri) == found
+        return
+    for load in (found.local, lambda: resolve(found.uri, found.tracking_uri)):
+        with pytest.raises(
+            ArtifactError, match=r"^model: expected models:/adapter/\d to adapt a model of a hub, .*: serve the folder of the run"
+        ):
+            load()
 
 
 def test_registered_ensembles_name_the_loader_that_is_installed() -> None:

@@ -205,6 +205,13 @@ def test_a_model_in_a_bucket_loads_as_one_on_a_disk_and_its_adapters_name_it_the
     torch.testing.assert_close(answered(again, tokens).logits_B2, answered(llm, tokens).logits_B2, atol=0, rtol=0)
 
 
+def test_a_base_of_an_unknown_type_of_numbers_is_refused(folders, tmp_path: Path) -> None:
+    base = {"path": folders["bert", True], "revision": "", "dtype": "load"}
+    (tmp_path / "base.json").write_text(json.dumps(base))
+    with pytest.raises(ConfigError, match=r"expected a type of numbers in base\.json, got 'load'"):
+        backbone.load_encoder(backbone.Config(path=str(tmp_path)), 500)
+
+
 def test_an_encoder_reads_the_base_of_an_adapter(folders, tmp_path: Path) -> None:
     llm, tokenizer = backbone.load(backbone.Config(path=folders["bert", True], finetune="lora"))
     backbone.save(llm, tokenizer, str(tmp_path))
