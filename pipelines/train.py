@@ -16,7 +16,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ray.train import Checkpoint, CheckpointConfig, ControllerError, FailureConfig, Result, ScalingConfig, TrainingFailedError
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    ControllerError,
+    FailureConfig,
+    Result,
+    ScalingConfig,
+    TrainingFailedError,
+    WorkerGroupError,
+)
 from ray.train import RunConfig as RayRunConfig
 
 from components import artifacts, storage
@@ -204,8 +213,10 @@ def _fit(trainer: TorchTrainer, job: Job) -> Result:
             places = f"{job.train.workers} x {trainer.scaling_config.resources_per_worker}"
             raise ResourceError(f"training could not start: expected places for {places}: {failure}") from error
         raise TandemError(f"training stopped: {failure}") from error
-    except TrainingFailedError as error:
+    except WorkerGroupError as error:  # workers were lost once more than the job allows
         raise TandemError(f"training stopped after {job.train.max_failures} restarts: {error}") from error
+    except TrainingFailedError as error:
+        raise TandemError(f"training stopped: {error}") from error
     finally:
         signal.signal(signal.SIGINT, on_interrupt)  # Ray's handler would outlive the training
 

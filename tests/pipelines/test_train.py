@@ -198,7 +198,7 @@ class WorkerGroupStartupTimeoutError(Exception):
         (ControllerError(WorkerGroupStartupTimeoutError("300 s")), ResourceError, r"expected places for 2 x \{'CPU': 64\}: 300 s"),
         (ControllerError(RuntimeError("disk")), TandemError, "training stopped: disk"),
         (WorkerGroupError("rank 1 died", {1: RuntimeError("rank 1 died")}), TandemError, "(?s)stopped after 3 restarts: .*rank 1 died"),
-        (TrainingFailedError("what else"), TandemError, "what else"),
+        (TrainingFailedError("what else"), TandemError, "^training stopped: what else$"),
         (SystemExit(0), KeyboardInterrupt, "^$"),  # Ray's answer to Ctrl-C would be taken for success
     ],
 )
