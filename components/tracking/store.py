@@ -106,7 +106,10 @@ class Store:
         self._begun.add(run_id)
 
     def _batch(self, run_id: str, params: Mapping[str, str], rows: Sequence[tuple[str, float, int, int]], tags: Mapping[str, str]) -> None:
-        new = {(key, step): Metric(key, value, at_ms, step) for key, value, step, at_ms in rows if step not in self._known(run_id, key)}
+        new: dict[tuple[str, int], Metric] = {}
+        for key, value, step, at_ms in rows:
+            if step not in self._known(run_id, key):
+                new.setdefault((key, step), Metric(key, value, at_ms, step))
         pieces = zip_longest(  # one request may carry 1000 metrics, 100 parameters, 100 tags, 1 MB
             _pieces([Param(key, value) for key, value in params.items()], 50),
             _pieces(list(new.values()), 800),

@@ -62,6 +62,14 @@ def test_a_resumed_pipeline_sends_what_its_first_attempt_kept(folder: Path) -> N
     assert metric_rows(folder) == [("loss", 1, 0.5), ("loss", 2, 0.3)]
 
 
+def test_of_values_that_waited_together_the_first_stands(folder: Path) -> None:
+    with open_at(folder, dead_uri()).run("full", key="fp") as run:
+        for value in (0.5, 0.25):
+            run.log_metrics({"loss": value}, step=1)
+    open_at(folder)
+    assert metric_rows(folder) == [("loss", 1, 0.5)]
+
+
 def test_a_database_that_cannot_be_opened_is_noticed_at_once(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"this is no database " * 100)
     started_s = time.monotonic()
