@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,6 @@ from components.storage import without_credentials
 from components.tracking import environment
 from components.tracking.names import digest
 from components.tracking.run import Run
-
-EXAMPLE_ROWS = 5
 
 
 def register_ensemble(
@@ -37,14 +34,13 @@ def register_ensemble(
     them: they make the signature, the first inputs the example. `requirements` are pip lines.
     A `key` (a fingerprint) registers once: the same key in the same run returns the version that is there.
     """
-    registry = _registry()
     body = {
         "folder": str(model_folder),
         "code_paths": [str(path) for path in code_paths],
         "loader_module": loader_module,
         "requirements": list(requirements),
-        "signature": registry.signature(inputs, outputs),
-        "example": json.loads(str(inputs.head(EXAMPLE_ROWS).to_json(orient="split"))),
+        "inputs": inputs,
+        "outputs": outputs,
         "name": run.tracker.config.registered_model,
         "alias": run.tracker.config.alias,
         "key": digest(key or uuid.uuid4().hex),

@@ -23,13 +23,7 @@ from components.tracking.names import digest
 
 CACHE = Path("~/.cache/tandem/models")
 VERSION_TAG = "tandem.key"
-
-
-def signature(inputs: pd.DataFrame, outputs: pd.DataFrame) -> dict[str, Any]:
-    """Describe the columns that go in and come out."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that whole numbers cannot be missing is meant so
-        return infer_signature(inputs, outputs).to_dict()
+EXAMPLE_ROWS = 5
 
 
 def register(client: MlflowClient, run_id: str, body: Mapping[str, Any]) -> str:
@@ -92,12 +86,19 @@ def _upload(client: MlflowClient, run_id: str, place: str, body: Mapping[str, An
             data_path=str(empty),
             code_paths=list(body["code_paths"]) or None,
             mlflow_model=Model(artifact_path=place, run_id=run_id),
-            signature=ModelSignature.from_dict(body["signature"]),
-            input_example=pd.DataFrame(**body["example"]),
+            signature=_signature(body["inputs"], body["outputs"]),
+            input_example=body["inputs"].head(EXAMPLE_ROWS),
             pip_requirements=list(body["requirements"]),
         )
         client.log_artifacts(run_id, str(packed), place)
         client.log_artifacts(run_id, str(folder), f"{place}/data/{empty.name}")
+
+
+def _signature(inputs: pd.DataFrame, outputs: pd.DataFrame) -> ModelSignature:
+    """Describe the columns that go in and come out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that whole numbers cannot be missing is meant so
+        return infer_signature(inputs, outputs)
 
 
 def _ensure_model(client: MlflowClient, name: str) -> None:

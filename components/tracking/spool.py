@@ -26,7 +26,7 @@ EVENTS_AT_ONCE = 100  # neighbouring metric events that are sent together
 
 @dataclass(frozen=True)
 class Event:
-    """One thing to record, made of what JSON can hold."""
+    """One thing to record, made of what JSON can hold where it is kept."""
 
     kind: str  # "start", "batch", "files", "dataset", "model", "end"
     run: str  # MLflow's id of the run, or a key of ours that a tag of the run holds

@@ -123,6 +123,13 @@ def test_an_unknown_model_is_an_error_that_names_it(folder: Path) -> None:
         load_ensemble("models:/tandem@champion", sqlite_uri(folder), "json")
 
 
+def test_rows_that_no_signature_describes_end_no_run(folder: Path) -> None:
+    tracker, rows_in = open_at(folder), pd.DataFrame({"x": [object()]})
+    with tracker.run("full") as run:
+        assert register_ensemble(run, folder, [], "json", [], rows_in, rows_in) is None
+    assert tracker.is_behind
+
+
 def test_an_alias_is_fixed_to_a_version_and_the_version_stays(folder: Path, loader_module: str) -> None:
     tracker, store = open_at(folder), sqlite_uri(folder)
     register_line(tracker, folder, loader_module)
