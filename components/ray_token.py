@@ -25,7 +25,10 @@ def own_cluster() -> None:
         return
     path = token_file()
     if not path.exists() and not os.environ.get(GIVEN_FILE):
-        _create(path)
+        try:
+            _create(path)
+        except OSError as error:
+            raise ConfigError(f"{path}: expected a place for Ray's token, {error.strerror}; or set {GIVEN} or {GIVEN_FILE}") from error
     _keep_private(path)
 
 

@@ -60,6 +60,12 @@ def test_a_ray_that_asks_nobody_is_not_started(monkeypatch: pytest.MonkeyPatch) 
         ray_token.own_cluster()
 
 
+def test_a_home_that_takes_no_token_is_named(home: Path) -> None:
+    (home / ".ray").write_text("no folder")
+    with pytest.raises(ConfigError, match=f"{home}/.ray/auth_token: expected a place for Ray's token, .*; or set RAY_AUTH_TOKEN or"):
+        ray_token.own_cluster()
+
+
 def test_a_token_in_the_environment_makes_no_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "b" * 64)
     ray_token.own_cluster()
