@@ -44,9 +44,12 @@ def _locked(output: str, path: Path, me: str, busy: Callable[[str], None]) -> It
     """Hold the lock of a folder on a disk: the kernel's, which it frees when the owner dies, however it dies."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+        opened = (path / NAME).open("a+")
     except OSError as error:
-        raise ConfigError(f"--output {output}: expected a folder that can be made, {error.strerror}: {error.filename}") from error
-    with (path / NAME).open("a+") as file:
+        raise ConfigError(
+            f"--output {output}: expected a folder that can be made and written, {error.strerror}: {error.filename}"
+        ) from error
+    with opened as file:
         told = False
         while not _is_free(file):
             if not told:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import OutputBusyError, TandemError
+from components.errors import ConfigError, OutputBusyError, TandemError
 from pipelines import lock
 from pipelines.lease import leased
 from pipelines.lock import owned
@@ -85,6 +85,15 @@ def test_a_folder_is_made_owned_and_free_again(tmp_path: Path) -> None:
             pass
     with owned(str(output)):
         pass
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()  # refused to root, too
+    with (
+        pytest.raises(ConfigError, match=f"--output {tmp_path}: expected a folder that can be .* written, Is a directory"),
+        owned(str(tmp_path)),
+    ):
+        pytest.fail("owned without a lock")
 
 
 def test_a_failed_run_leaves_the_folder_free(tmp_path: Path) -> None:
