@@ -27,6 +27,9 @@ from pipelines.recording import store_of
 from pipelines.score import CPUS_PER_CRM_ACTOR
 from pipelines.train import places
 
+# As `make mlflow`: MLflow asks nobody who they are.
+MLFLOW_SETTINGS = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false"
+MLFLOW_ACCESS = "--host 127.0.0.1 --port 5000 --allowed-hosts localhost:5000,127.0.0.1:5000"
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it in a submitted job
 DESCRIPTION = "Raw interactions -> a tuned, evaluated, browsable ensemble of a recommender model and a language model."
 
@@ -120,7 +123,8 @@ def _mlflow(store: str) -> str:
     """Return where the runs of a store are seen, or the command that shows them."""
     if store.startswith("http"):
         return store
-    return f"{shlex.quote(str(Path(sys.executable).with_name('mlflow')))} ui --backend-store-uri {shlex.quote(store)}"
+    program = shlex.quote(str(Path(sys.executable).with_name("mlflow")))
+    return f"{MLFLOW_SETTINGS} {program} ui --backend-store-uri {shlex.quote(store)} {MLFLOW_ACCESS}"
 
 
 def _refuse_relative_in_job(config: RunConfig) -> None:

@@ -6,6 +6,10 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
+from pipelines import command_line
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -22,8 +26,8 @@ def test_cleaning_removes_what_can_be_made_again_and_no_finished_run() -> None:
     assert planned("clean-runs").strip() == "rm -rf runs"
 
 
-def test_mlflow_listens_on_loopback_and_runs_no_jobs() -> None:
-    command = planned("mlflow")
+@pytest.mark.parametrize("command", [planned("mlflow"), command_line._mlflow("sqlite:///runs.db")])
+def test_mlflow_listens_on_loopback_and_runs_no_jobs(command: str) -> None:
     for words in (
         "--host 127.0.0.1",
         "--allowed-hosts localhost:5000,127.0.0.1:5000",
