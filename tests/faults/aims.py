@@ -33,8 +33,8 @@ def nowhere(look: Look) -> None:
 
 
 def in_every_stage(random: Random, seconds: Mapping[str, float]) -> Aim:
-    """Kill the driver once in each stage, at a moment drawn from the `seconds` that the undisturbed run took there."""
-    after_s = {stage: random.uniform(0.0, max(0.0, 0.8 * took_s - MISSED_S)) for stage, took_s in seconds.items()}
+    """Kill the driver once in each stage, late in the `seconds` that the undisturbed run took there: the more is to be gone on from."""
+    after_s = {stage: random.uniform(0.7, 0.9) * max(0.0, took_s - MISSED_S) for stage, took_s in seconds.items()}
     since: dict[str, float] = {}
 
     def aim(look: Look) -> Shot | None:
@@ -64,15 +64,19 @@ def at_random(random: Random, every_s: float, kills: int) -> Aim:
     return aim
 
 
-def in_turn(shots: Sequence[tuple[Callable[[], bool], signal.Signals]], then: Callable[[], Aim]) -> Aim:
-    """Send the driver each signal as soon as its condition holds, one after the other, and then do what another aim does."""
-    left, after = list(shots), None
+def driver(signum: signal.Signals) -> Aim:
+    """Send the driver a signal."""
+    return lambda look: (look.driver, signum)
+
+
+def in_turn(steps: Sequence[tuple[Callable[[], bool], Aim]]) -> Aim:
+    """Let each aim have one shot as soon as its condition holds, one after the other."""
+    left = list(steps)
 
     def aim(look: Look) -> Shot | None:
-        nonlocal after
-        if left:
-            return (look.driver, left.pop(0)[1]) if left[0][0]() else None
-        after = after or then()
-        return after(look)
+        shot = left[0][1](look) if left and left[0][0]() else None
+        if shot:
+            left.pop(0)
+        return shot
 
     return aim

@@ -1,6 +1,6 @@
 """The demo's pipeline while processes of it are killed, compared with a run that nobody disturbed.
 
-python -m tests.faults.chaos [--seed 1] [--minutes 20] [--every 6] [--kills 10]
+python -m tests.faults.chaos [--seed 1] [--minutes 20] [--every 15] [--kills 10]
 
 The first round kills the driver once in every stage. Every further round kills a process at random (the driver, Ray's own
 processes, training workers, actors of Ray Data, idle workers) every few seconds. A driver that ended is started again with
@@ -41,7 +41,8 @@ class Outcome:
 
     @property
     def summary(self) -> str:
-        return f"{len(self.fire.hits)} kills, {self.fire.seconds:.0f} s, {self.lost} rows and steps lost, {len(self.unlike)} differences"
+        what = f"{len(self.fire.hits)} kills, {self.fire.seconds:.0f} s, training resumed {self.fire.resumed} times"
+        return f"{what}, {self.lost} rows and steps lost, {len(self.unlike)} differences"
 
 
 def every_stage(random: Random, unbroken: Path) -> aims.Aim:
@@ -50,10 +51,10 @@ def every_stage(random: Random, unbroken: Path) -> aims.Aim:
     return aims.in_every_stage(random, {stage: manifest["seconds"] for stage, manifest in manifests.items()} | {RECORDING: 1.0})
 
 
-def attack(temp: Path, unbroken: Path, aim: aims.Aim) -> Outcome:
-    """Run below `temp` under fire and compare what comes out."""
+def attack(temp: Path, unbroken: Path, command: Sequence[str], aim: aims.Aim) -> Outcome:
+    """Run the undisturbed run's command below `temp`, under fire, and compare what comes out."""
     output = temp / unbroken.name
-    fire = run(temp, output, RUN, aim, LIMIT_S)
+    fire = run(temp, output, command, aim, LIMIT_S)
     unlike = [f"{stage} was finished and is written again" for stage in fire.redone]
     unlike += same.differences(output, unbroken) + same.differences_recorded(output.parent / "mlflow.db", unbroken.parent / "mlflow.db")
     return Outcome(fire, same.rows_lost(output, unbroken) + same.steps_lost(output, unbroken), unlike)
@@ -74,8 +75,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=20.0, help="after which no round starts")
-    parser.add_argument("--every", type=float, default=6.0, help="seconds between two kills, about")
+    parser.add_argument("--minutes", type=float, default=20.0, help="after which no other round starts")
+    parser.add_argument("--every", type=float, default=15.0, help="seconds between two kills, about: more than a driver takes to start")
     parser.add_argument("--kills", type=int, default=10, help="of a round, at most")
     options = parser.parse_args()
     until_s = time.monotonic() + 60 * options.minutes
@@ -83,11 +84,11 @@ def main() -> int:
     unbroken = temp / "unbroken" / "demo"
     print(f"undisturbed: {run(unbroken.parent, unbroken, RUN, aims.nowhere, LIMIT_S).seconds:.0f} s, in {temp}", flush=True)
     outcomes: list[Outcome] = []
-    while time.monotonic() < until_s:
+    while not outcomes or time.monotonic() < until_s:
         number = len(outcomes)
         random = Random(f"{options.seed} {number}")
         aim = aims.at_random(random, options.every, options.kills) if number else every_stage(random, unbroken)
-        outcomes.append(outcome := attack(temp / f"round-{number}", unbroken, aim if options.kills else aims.nowhere))
+        outcomes.append(outcome := attack(temp / f"round-{number}", unbroken, RUN, aim if options.kills else aims.nowhere))
         print("\n  ".join([f"round {number}: {outcome.summary}", *outcome.fire.ends, *outcome.unlike]), flush=True)
     print(table(outcomes))
     if any(outcome.unlike for outcome in outcomes):

@@ -33,7 +33,7 @@ class Hit:
     kind: str
     stage: str
     at_s: float
-    recovered_s: float | None = None  # until the run, with a new process in it, next said how far it is
+    recovered_s: float | None = None  # until the run, with a new process in it, next said how far it is, or was done
 
 
 @dataclass
@@ -46,21 +46,28 @@ class Round:
     redone: list[str] = field(default_factory=list)  # stages that were finished and are written again
     seconds: float = 0.0
 
+    @property
+    def resumed(self) -> int:
+        """How often training went on inside itself."""
+        return sum("training goes on from" in line for line in self.said)
+
 
 def run(temp: Path, output: Path, command: Sequence[str], aim: Aim, timeout_s: float) -> Round:
     """Run `full.py` with these arguments until it is done; raises TimeoutError where that takes too long."""
     (temp / "ray").mkdir(parents=True, exist_ok=True)
     mark, started_s, seen = uuid.uuid4().hex, time.monotonic(), Round()
-    finished: dict[str, int] = {}
+    finished = _finished(output)
     try:
         for _ in range(STARTS):
             code, said = _drive(temp, output, command, mark, aim, seen, started_s + timeout_s)
             seen.said += said
-            for manifest in output.glob("*/_manifest.json"):
-                if finished.setdefault(manifest.parent.name, manifest.stat().st_mtime_ns) != manifest.stat().st_mtime_ns:
-                    seen.redone.append(manifest.parent.name)
+            now = _finished(output)
+            seen.redone += [stage for stage, written_ns in finished.items() if now.get(stage) != written_ns]
+            finished = now
             if code == 0:
                 seen.seconds = time.monotonic() - started_s
+                for hit in seen.hits:  # the last ones: it had nothing to say after them
+                    hit.recovered_s = hit.recovered_s or time.monotonic() - hit.at_s
                 return seen
             seen.ends.append(f"{code}: {next((line for line in said if line.startswith('error:')), said[-1] if said else '')[:300]}")
         raise TimeoutError(f"not done after {STARTS} starts: {seen.ends}")
@@ -76,6 +83,11 @@ def stage_of(output: Path) -> str:
         if partial := max(output.glob("*.partial-*"), key=lambda path: path.stat().st_ctime, default=None):
             return partial.name.split(".partial-")[0]
     return RECORDING if (output / "report" / "_manifest.json").exists() else ""
+
+
+def _finished(output: Path) -> dict[str, int]:
+    """Return which stages are finished, and when their artifacts were written."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in output.glob("*/_manifest.json") if ".partial-" not in path.parent.name}
 
 
 def _drive(temp: Path, output: Path, command: Sequence[str], mark: str, aim: Aim, seen: Round, until_s: float) -> tuple[int, list[str]]:
