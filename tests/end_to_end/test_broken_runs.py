@@ -2,65 +2,54 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
-import pandas as pd
 import pytest
 
-from tests.end_to_end.command import ROOT, SMALL, environment, pipeline
+from tests.faults import aims, chaos
+from tests.faults.under_fire import run
 
 pytestmark = pytest.mark.end_to_end
-OFTEN = ["--train.checkpoint-every-s", "0"]
+SEED = 37  # of one kill of `make chaos`: it mostly meets a training worker
+# Fewer processes, each of which takes seconds to start.
+COMMAND = [*chaos.RUN, "--score.llm-actors", "1", "--train.warmup.epochs", "3"]
+KEPT = ("tables", "backbone", "prompts")  # of the unbroken run: `make chaos` breaks these as well
 
 
-def broken(temp: Path, output: Path, when: Callable[[], bool], signum: signal.Signals) -> tuple[int, str]:
-    """Start a run, send it the signal as soon as `when` is true, and return its exit code and what it said."""
-    (temp / "ray").mkdir(parents=True, exist_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "pipelines" / "full.py"), "demo", "--output", str(output), *SMALL, *OFTEN],
-        cwd=temp,
-        env=environment(temp),
-        stderr=subprocess.PIPE,
-        text=True,
-        # A test that runs in the background of a shell would hand down that Ctrl-C is to be ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    deadline_s = time.monotonic() + 300
-    while not when() and process.poll() is None and time.monotonic() < deadline_s:
-        time.sleep(0.1)
-    process.send_signal(signum)
-    _, said = process.communicate(timeout=120)
-    return process.returncode, said
+def test_a_run_that_is_killed_stopped_and_interrupted_ends_as_an_unbroken_one(short_folder: Path) -> None:
+    unbroken, output = short_folder / "unbroken" / "demo", short_folder / "broken" / "demo"
+    run(unbroken.parent, unbroken, COMMAND, aims.nowhere, timeout_s=300)
+    for stage in KEPT:
+        shutil.copytree(unbroken / stage, output / stage)
 
+    def checkpoints() -> set[str]:
+        return {path.parent.name for path in (output / ".scratch").glob("*/checkpoint_*/position.json")}
 
-def test_a_run_that_is_interrupted_stopped_and_killed_ends_as_an_unbroken_one(short_folder: Path) -> None:
-    output, unbroken = short_folder / "broken", short_folder / "unbroken"
+    first: set[str] = set()
 
-    code, said = broken(short_folder, output, lambda: (output / "tables" / "_manifest.json").exists(), signal.SIGINT)
-    assert code == 130, said[-9000:]
-    assert said.splitlines()[-1].startswith("interrupted: the same command goes on")
+    def trained() -> bool:
+        first.update(checkpoints() if len(checkpoints()) > 1 else ())
+        return len(first) > 0
 
-    code, said = broken(short_folder, output, lambda: (output / "prompts" / "_manifest.json").exists(), signal.SIGTERM)
-    assert code == 130, said[-9000:]
-    assert "tables" not in said  # it was there
+    def writes(stage: str) -> Callable[[], bool]:
+        return lambda: any(output.glob(f"{stage}.partial-*"))
 
-    def is_training() -> bool:
-        return len(list((output / ".scratch").glob("*/checkpoint_*/position.json"))) > 1
+    steps = [
+        (trained, aims.at_random(Random(SEED), every_s=0.0, kills=1)),
+        (lambda: len(checkpoints() - first) > 0, aims.driver(signal.SIGKILL)),
+        (writes("scores"), aims.driver(signal.SIGTERM)),
+        (writes("policy"), aims.driver(signal.SIGINT)),
+    ]
+    outcome = chaos.attack(output.parent, unbroken, COMMAND, aims.in_turn(steps))
 
-    code, said = broken(short_folder, output, is_training, signal.SIGKILL)
-    assert code == -signal.SIGKILL, said[-9000:]
-
-    for folder in (output, unbroken):
-        done = pipeline(short_folder, "demo", "--output", str(folder), *SMALL, *OFTEN)
-        assert done.returncode == 0, done.stderr[-4000:]
-        assert ("goes on" in done.stderr) == (folder == output)
-        assert not [path for path in folder.iterdir() if "partial" in path.name or path.name == ".scratch"]
-
-    columns = ["split", "user_id", "item_id", "timestamp_s", "label", "p_crm", "p_llm"]
-    one, other = (pd.read_parquet(folder / "scores")[columns].astype({"split": str}) for folder in (output, unbroken))
-    pd.testing.assert_frame_equal(one, other, rtol=0, atol=1e-5)
+    assert len(outcome.fire.hits) == len(steps)
+    assert outcome.fire.ends[-3].startswith(f"-{signal.SIGKILL:d}: ")
+    assert outcome.fire.ends[-2:] == ["130: interrupted: the same command goes on where this run stopped"] * 2
+    assert outcome.fire.resumed >= 1
+    copied = {f"demo/{stage}: recorded only in unbroken" for stage in KEPT}
+    assert set(outcome.unlike) == copied
+    assert outcome.lost == 0
