@@ -37,6 +37,8 @@ SMALL = [
     "1",
     "--train.llm.epochs",
     "1",
+    "--score.llm-actors",
+    "1",
     "--tune.trials",
     "5",
     "--tune.draws",

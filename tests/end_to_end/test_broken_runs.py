@@ -11,20 +11,16 @@ from random import Random
 import pytest
 
 from tests.faults import aims, chaos
-from tests.faults.under_fire import run
 
 pytestmark = pytest.mark.end_to_end
 SEED = 37  # of one kill of `make chaos`: it mostly meets a training worker
-# Fewer processes, each of which takes seconds to start.
-COMMAND = [*chaos.RUN, "--score.llm-actors", "1", "--train.warmup.epochs", "3"]
 KEPT = ("tables", "backbone", "prompts")  # of the unbroken run: `make chaos` breaks these as well
 
 
-def test_a_run_that_is_killed_stopped_and_interrupted_ends_as_an_unbroken_one(short_folder: Path) -> None:
-    unbroken, output = short_folder / "unbroken" / "demo", short_folder / "broken" / "demo"
-    run(unbroken.parent, unbroken, COMMAND, aims.nowhere, timeout_s=300)
+def test_a_run_that_is_killed_stopped_and_interrupted_ends_as_an_unbroken_one(short_folder: Path, small: Path) -> None:
+    output = short_folder / "broken" / "demo"
     for stage in KEPT:
-        shutil.copytree(unbroken / stage, output / stage)
+        shutil.copytree(small / stage, output / stage)
 
     def checkpoints() -> set[str]:
         return {path.parent.name for path in (output / ".scratch").glob("*/checkpoint_*/position.json")}
@@ -44,12 +40,12 @@ def test_a_run_that_is_killed_stopped_and_interrupted_ends_as_an_unbroken_one(sh
         (writes("scores"), aims.driver(signal.SIGTERM)),
         (writes("policy"), aims.driver(signal.SIGINT)),
     ]
-    outcome = chaos.attack(output.parent, unbroken, COMMAND, aims.in_turn(steps))
+    outcome = chaos.attack(output.parent, small, chaos.RUN, aims.in_turn(steps))
 
     assert len(outcome.fire.hits) == len(steps)
     assert outcome.fire.ends[-3].startswith(f"-{signal.SIGKILL:d}: ")
     assert outcome.fire.ends[-2:] == ["130: interrupted: the same command goes on where this run stopped"] * 2
     assert outcome.fire.resumed >= 1
-    copied = {f"demo/{stage}: recorded only in unbroken" for stage in KEPT}
+    copied = {f"demo/{stage}: recorded only in small" for stage in KEPT}
     assert set(outcome.unlike) == copied
     assert outcome.lost == 0

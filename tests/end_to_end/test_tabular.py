@@ -75,7 +75,7 @@ def shop(short_folder: Path) -> Path:
 def test_a_shop_goes_through_the_whole_pipeline(shop: Path, short_folder: Path) -> None:
     output = short_folder / "shop-run"
     encoder = ["--llm.path", str(families.save("bert", short_folder / "bert"))]
-    alone = ["--train.workers", "1", "--score.llm-actors", "1"]
+    alone = ["--train.workers", "1"]
     done = pipeline(short_folder, "tabular", "--data", str(shop), "--output", str(output), *MAPPING, *SMALL, *encoder, *alone)
     assert done.returncode == 0, done.stderr[-4000:]
     quarantine = pd.read_parquet(output / "tables" / "quarantine.parquet")
