@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -100,10 +100,12 @@ def verify(uri: str) -> None:
 
 
 @contextlib.contextmanager
-def create(uri: str, fingerprint: str, config: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+def create(
+    uri: str, fingerprint: str, config: Any, before_it_appears: Callable[[], None] = lambda: None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Write an artifact: yields the folder to write into, empty, and a dict for facts; nothing appears at `uri` on failure.
 
-    What a broken attempt wrote stays beside `uri`, to be looked at, until the next attempt.
+    What a broken attempt wrote stays beside `uri`, to be looked at, until the next attempt. `before_it_appears` may raise.
     """
     fs, path = storage.filesystem(uri)
     aside = _empty_folder(fs, path)
@@ -113,6 +115,7 @@ def create(uri: str, fingerprint: str, config: Any) -> Iterator[tuple[str, dict[
     yield folder, facts
     manifest = Manifest(fingerprint, as_plain(config), as_plain(facts), time.monotonic() - started_s, inventory(folder))
     fs.pipe_file(join(aside, MANIFEST), json.dumps(dataclasses.asdict(manifest), indent=1).encode())
+    before_it_appears()
     if storage.is_local(fs):
         _replace(Path(path), Path(aside))
     else:

@@ -140,9 +140,10 @@ def _run_steps(
     for step in steps:
         interruption.check()
         progress.start(step.name)
-        # The artifact comes last: a run that is killed between the two makes it again, and records all of it.
+        # The artifact comes last: a run that is killed between the two makes it again, and records all of it. And last of all
+        # the lock is looked at: hashing may take minutes, and another run may be writing the artifact by now.
         with (
-            artifacts.create(artifacts.join(output, step.name), wanted[step.name], step.depends) as (folder, facts),
+            artifacts.create(artifacts.join(output, step.name), wanted[step.name], step.depends, require_owned) as (folder, facts),
             recording.stage(step.name, step.depends, folder) as on_metrics,
         ):
             context = StageContext(output, folder, wanted[step.name], progress, on_metrics, facts)
@@ -150,7 +151,6 @@ def _run_steps(
                 step.run(context)
             except ConfigError as error:  # a key that only the data or the model could show to be wrong
                 raise TandemError(str(_reason(error))) from error
-            require_owned()  # before the artifact appears: another run may be writing it by now
         context.clear_scratch()
         progress.say("done")
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components import artifacts, storage
-from components.errors import ArtifactError, ConfigError
+from components.errors import ArtifactError, ConfigError, OutputBusyError
 
 
 class Colour(StrEnum):
@@ -141,6 +141,19 @@ def test_all_of_an_artifact_is_on_the_disk_before_it_appears(tmp_path: Path, mon
     content = ["tables", "tables/_manifest.json", "tables/data.txt", "tables/part", "tables/part/more.txt"]
     assert sorted(done[:5]) == [("on disk", name) for name in content]
     assert done[5:] == [("renamed", "tables"), ("on disk", "")]  # at last the folder that it appears in
+
+
+def test_who_is_no_longer_allowed_to_is_stopped_when_all_but_the_last_step_is_done(folder: str) -> None:
+    write(f"{folder}/tables")
+    earlier = artifacts.require(f"{folder}/tables")
+
+    def busy() -> None:
+        raise OutputBusyError("another run took over")
+
+    with pytest.raises(OutputBusyError), artifacts.create(f"{folder}/tables", "f2", {}, busy) as (aside, _):
+        artifacts.write_json(f"{aside}/data.json", 1)
+    assert artifacts.require(f"{folder}/tables") == earlier
+    assert artifacts.publish_finished(f"{folder}/tables", "f2"), "what was written is whole"
 
 
 def test_a_new_artifact_replaces_the_earlier_one_whole(tmp_path: Path) -> None:
