@@ -57,7 +57,18 @@ def test_the_dry_run_shows_the_plan_and_what_the_cluster_lacks(ml_1m: Path, shor
 
 def test_a_two_layer_llama_takes_the_same_path_while_the_tracking_server_is_away(ml_1m: Path, short_folder: Path) -> None:
     output, llama = short_folder / "corella", families.save("llama", short_folder / "llama", layers=2)
-    own = ["--llm.path", str(llama), "--llm.revision", "", "--prompts.max-tokens", "1024", "--prepare.expected-rows", "None"]
+    own = [
+        "--llm.path",
+        str(llama),
+        "--llm.revision",
+        "",
+        "--prompts.max-tokens",
+        "1024",
+        "--prepare.expected-rows",
+        "None",
+        "--train.warmup.epochs",
+        "2",
+    ]
     command = ["corella", "--data", str(ml_1m), "--output", str(output), *SMALL, *own, *ON_CPU]
     done = pipeline(short_folder, *command, "--tracking.uri", "http://127.0.0.1:1")
     assert done.returncode == 0, done.stderr[-4000:]

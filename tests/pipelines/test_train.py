@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +121,7 @@ def test_a_run_of_a_full_disk_and_killed_and_frozen_workers_ends_as_if_nothing_h
     if frozen:
         watched.blows["llm/train_loss"] = psutil.Process.suspend
     train.run(watched.context, job(data))
+    ended_s = time.monotonic()
 
     assert watched.said[0].startswith("training goes on from")
     assert not watched.blows
@@ -142,6 +144,8 @@ def test_a_run_of_a_full_disk_and_killed_and_frozen_workers_ends_as_if_nothing_h
     assert watched.context.facts["work"][0] < 24 + 96 + 48  # those before the disk was full count to the first attempt
     assert set(watched.context.facts["best"]) == {"crm", "llm"}
     kept = list((tmp_path / ".scratch").glob("*/checkpoint_*"))  # until the artifact stands
+    while len(kept) > 2 and time.monotonic() < ended_s + 10:  # Ray removes older ones while it ends
+        kept = list((tmp_path / ".scratch").glob("*/checkpoint_*"))
     assert 1 <= len(kept) <= 2  # that of the first attempt is not among them
     watched.context.clear_scratch()
     assert not (tmp_path / ".scratch").exists()

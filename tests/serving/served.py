@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.end_to_end.command import ROOT, environment
-from tests.end_to_end.test_cluster import free_ports
+from tests.nodes import free_ports
 
 START_S, STOP_S = 300.0, 40.0
 ITEMS = [{"id": f"i{row}"} for row in range(24)]

@@ -25,7 +25,7 @@ import psutil
 import pytest
 
 from tests.end_to_end.command import ROOT, environment
-from tests.end_to_end.test_cluster import free_ports
+from tests.nodes import free_ports
 from tests.serving import ensembles
 from tests.serving.load import load
 from tests.serving.served import BOTH, Answer, Served, served

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.end_to_end.command import ROOT
-from tests.end_to_end.test_cluster import RAY, free_ports, node, wait_for, with_token
+from tests.nodes import RAY, free_ports, node, wait_for, with_token
 from tests.serving import ensembles
 from tests.serving.load import load
 from tests.serving.served import BOTH, Served
@@ -58,16 +58,17 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster(short_folder: Path) -> Iterator[Cluster]:
     temp = short_folder / "rollout"
-    (temp / "ray").mkdir(parents=True)
+    temp.mkdir()
+    log = temp / "nodes.log"
     subprocess.run([RAY, "get-auth-token", "--generate"], env=with_token(temp), capture_output=True, check=True)
     gcs, board, client, agent, listen, http = free_ports(6)
     ports = ["--port", str(gcs), "--dashboard-port", str(board), "--ray-client-server-port", str(client)]
     agents = ["--dashboard-agent-grpc-port", str(agent), "--dashboard-agent-listen-port", str(listen)]
-    with node(temp, "--head", *ports, *agents) as head:
-        wait_for(board, temp / "nodes.log")
+    with node(temp / "a", log, "--head", *ports, *agents) as head:
+        wait_for(board, log)
         config = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text())
         config["http_options"]["port"] = http
-        yield Cluster(temp, f"http://127.0.0.1:{board}", Served(f"http://127.0.0.1:{http}", head, temp / "nodes.log"), config)
+        yield Cluster(temp, f"http://127.0.0.1:{board}", Served(f"http://127.0.0.1:{http}", head, log), config)
 
 
 @pytest.fixture(scope="module")
