@@ -8,7 +8,6 @@ import os
 import pickle
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -121,7 +120,6 @@ def test_a_run_of_a_full_disk_and_killed_and_frozen_workers_ends_as_if_nothing_h
     if frozen:
         watched.blows["llm/train_loss"] = psutil.Process.suspend
     train.run(watched.context, job(data))
-    ended_s = time.monotonic()
 
     assert watched.said[0].startswith("training goes on from")
     assert not watched.blows
@@ -143,9 +141,7 @@ def test_a_run_of_a_full_disk_and_killed_and_frozen_workers_ends_as_if_nothing_h
         torch.testing.assert_close(llm[name.removeprefix("language_model.")], torch.from_numpy(value), rtol=0, atol=1e-6)
     assert watched.context.facts["work"][0] < 24 + 96 + 48  # those before the disk was full count to the first attempt
     assert set(watched.context.facts["best"]) == {"crm", "llm"}
-    kept = list((tmp_path / ".scratch").glob("*/checkpoint_*"))  # until the artifact stands
-    while len(kept) > 2 and time.monotonic() < ended_s + 10:  # Ray removes older ones while it ends
-        kept = list((tmp_path / ".scratch").glob("*/checkpoint_*"))
+    kept = list((tmp_path / ".scratch").glob("*/checkpoint_[0-9]*"))  # until the artifact stands
     assert 1 <= len(kept) <= 2  # that of the first attempt is not among them
     watched.context.clear_scratch()
     assert not (tmp_path / ".scratch").exists()
