@@ -103,8 +103,9 @@ def unbroken(rank: int, workers: int, wanted: train.Job) -> tuple[list[dict[str,
 
 
 @pytest.mark.ray
+@pytest.mark.faults  # a minute each; test_broken_runs kills a worker too
 @pytest.mark.usefixtures("_ray")
-@pytest.mark.parametrize("frozen", [False, pytest.param(True, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("frozen", [False, True])
 def test_a_run_of_a_full_disk_and_killed_and_frozen_workers_ends_as_if_nothing_had_been(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frozen: bool
 ) -> None:
