@@ -176,7 +176,7 @@ class Service:
                 self.resolver.described(candidate, f"candidates.{position}")
             if found.setdefault(item.id, candidate) != candidate:
                 raise FieldError(f"candidates.{position}", "expected one description of an item, got two")
-        return found, list(unknown)
+        return found, [item for item in unknown if item not in found]  # unless it is described elsewhere in the request
 
     def _visit(self, request: Ask, asker: Asker, candidates: tuple[Candidate, ...]) -> Visit:
         return Visit(
