@@ -154,6 +154,9 @@ def tables_of(dataset: Dataset) -> Iterator[pa.Table]:
     yield from dataset.iter_batches(batch_format="pyarrow", batch_size=None)  # pyright: ignore[reportReturnType]
 
 
+Asked = Literal["auto", "yes", "no"]  # whether to compute on GPUs
+
+
 @dataclass(frozen=True)
 class Need:
     """Workers that a stage must have placed at the same time."""
@@ -207,6 +210,11 @@ def lacking(needs: Sequence[Need]) -> list[str]:
         if left:
             found.append(f"{need.what} need {need.count} x {need.each}, {need.count - left} can be placed")
     return found
+
+
+def on_gpus(asked: Asked, places: Need) -> bool:
+    """Tell whether to compute on GPUs: as asked, or where it is left open, if the cluster has all the places with them."""
+    return asked == "yes" if asked != "auto" else not lacking([places])
 
 
 def described() -> str:

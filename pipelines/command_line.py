@@ -19,13 +19,11 @@ from components.joint.deepspeed_engine import deepspeed_config
 from components.llm import config as llm_config
 from components.llm.config import TINY
 from components.report.summary import summary_table
-from pipelines import cluster
+from pipelines import cluster, score, train
 from pipelines.config import RunConfig
 from pipelines.prompts import CPUS_PER_ACTOR
 from pipelines.recipes import RECIPES
 from pipelines.recording import store_of
-from pipelines.score import CPUS_PER_CRM_ACTOR
-from pipelines.train import places
 
 # As `make mlflow`: MLflow asks nobody who they are.
 MLFLOW_SETTINGS = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false"
@@ -71,10 +69,10 @@ def show_plan(config: RunConfig, output: str, steps: Sequence[tuple[str, bool]])
     print(f"Plan of {config.recipe} -> {output}")
     for name, done in steps:
         print(f"  {name:<12}{'reused: finished by an earlier run' if done else 'to run'}")
-    train = config.train
-    for name, stage in (("joint", train.joint), ("llm", train.llm)):
+    trained = config.train
+    for name, stage in (("joint", trained.joint), ("llm", trained.llm)):
         print(f"DeepSpeed, stage {name}:")
-        print(json.dumps(deepspeed_config(train.deepspeed, stage.micro_batch, stage.accumulation, train.workers), indent=2))
+        print(json.dumps(deepspeed_config(trained.deepspeed, stage.micro_batch, stage.accumulation, trained.workers), indent=2))
     print("Resources:")
     stages = {stage: wanted for stage, wanted in needs(config).items() if (stage, False) in steps}
     for stage, wanted in stages.items():
@@ -85,15 +83,13 @@ def show_plan(config: RunConfig, output: str, steps: Sequence[tuple[str, bool]])
 
 def needs(config: RunConfig) -> dict[str, list[cluster.Need]]:
     """Return what each stage asks the cluster for."""
-    score = config.score
-    by_llm = {"CPU": score.cpus_per_actor, "GPU": score.gpus_per_actor}
     return {
         "tables": [cluster.Need("tasks", 1, {"CPU": 1.0})],
         "prompts": [cluster.Need("rendering actors", config.prompts.actors, {"CPU": CPUS_PER_ACTOR}), cluster.DATA_TASKS],
-        "checkpoints": [places(config.train, gpu=config.train.use_gpu == "yes")],
+        "checkpoints": [train.places(config.train, gpu=config.train.use_gpu == "yes")],
         "scores": [
-            cluster.Need("LLM scoring actors", score.llm_actors, by_llm),
-            cluster.Need("CRM scoring actors", score.crm_actors, {"CPU": CPUS_PER_CRM_ACTOR}),
+            score.places(config.score, gpu=config.score.use_gpu == "yes"),
+            cluster.Need("CRM scoring actors", config.score.crm_actors, {"CPU": score.CPUS_PER_CRM_ACTOR}),
             cluster.DATA_TASKS,
         ],
         "policy": [cluster.Need("trials", 1, {"CPU": config.tune.cpus_per_trial})],

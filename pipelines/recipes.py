@@ -110,7 +110,7 @@ def corella() -> RunConfig:
             gradient_checkpointing=True,
         ),
         prompts=prompts.Config(history_length=30, max_tokens=2048, joint_samples=25_000, llm_samples=25_000),
-        score=score.Config(llm_actors=4, gpus_per_actor=1.0, max_batch_tokens=65_536),
+        score=score.Config(llm_actors=4, use_gpu="yes", max_batch_tokens=65_536),
         train=replace(
             base.train,
             workers=4,

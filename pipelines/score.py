@@ -13,7 +13,7 @@ from ray.data import ActorPoolStrategy
 from components import artifacts
 from components.errors import ConfigError
 from pipelines.board import Line, Reader
-from pipelines.cluster import map_tables, read_parts, write_parts
+from pipelines.cluster import Asked, Need, map_tables, on_gpus, read_parts, write_parts
 from pipelines.stage import StageContext
 
 CPUS_PER_CRM_ACTOR = 0.25
@@ -32,16 +32,18 @@ class Config:
     """Actors that score with the LLM."""
     cpus_per_actor: float = 0.5
     """CPUs of each LLM actor, which computes with as many threads, at least one."""
-    gpus_per_actor: float = 0.0
-    """GPUs of each LLM actor."""
+    gpus_per_actor: float = 1.0
+    """GPUs of each LLM actor where GPUs are used."""
+    use_gpu: Asked = "auto"
+    """Score with the LLM on GPUs; auto: if the cluster has places for all LLM actors with them."""
     rows_per_block: int = 1024
     """Samples that an actor takes at once; prompts of like length are batched inside."""
     max_batch_tokens: int = 4_096
     """Tokens of one LLM batch, padding included: a few thousand keep a CPU's caches, GPUs want many more."""
 
     def __post_init__(self) -> None:
-        if min(self.crm_actors, self.llm_actors, self.rows_per_block) < 1 or self.cpus_per_actor <= 0 or self.gpus_per_actor < 0:
-            raise ConfigError(f"score: expected actors and rows_per_block >= 1, cpus_per_actor > 0 and gpus_per_actor >= 0, got {self}")
+        if min(self.crm_actors, self.llm_actors, self.rows_per_block) < 1 or min(self.cpus_per_actor, self.gpus_per_actor) <= 0:
+            raise ConfigError(f"score: expected actors and rows_per_block >= 1, cpus_per_actor and gpus_per_actor > 0, got {self}")
 
 
 def run(context: StageContext, config: Config) -> None:
@@ -49,6 +51,7 @@ def run(context: StageContext, config: Config) -> None:
     models, tables = context.artifact("checkpoints"), context.artifact("tables")
     prompts = artifacts.require(context.artifact("prompts")).facts["prompts"]
     total, done = prompts["valid"] + prompts["test"], Counter[str]()
+    gpu = wants_gpu(config)
 
     def show(line: Line) -> None:
         done["rows"] += int(line["rows"])
@@ -71,15 +74,25 @@ def run(context: StageContext, config: Config) -> None:
         )
         by_both = by_crm.map_batches(
             LlmScorer,
-            fn_constructor_args=(artifacts.join(models, "llm"), config, reader.board),
+            fn_constructor_args=(artifacts.join(models, "llm"), config, "cuda" if gpu else "cpu", reader.board),
             batch_format="pyarrow",
             batch_size=config.rows_per_block,
             compute=ActorPoolStrategy(size=config.llm_actors),
             num_cpus=config.cpus_per_actor,
-            num_gpus=config.gpus_per_actor,
+            num_gpus=config.gpus_per_actor if gpu else 0,
         )
         write_parts(by_both, context.folder, total)
     context.facts["work"] = (total, "samples")
+
+
+def wants_gpu(config: Config) -> bool:
+    """Tell whether the LLM scores on GPUs: as configured, or if the cluster has places for all its actors with them."""
+    return on_gpus(config.use_gpu, places(config, gpu=True))
+
+
+def places(config: Config, gpu: bool) -> Need:
+    """Return what the LLM's actors ask for."""
+    return Need("LLM scoring actors", config.llm_actors, {"CPU": config.cpus_per_actor, **({"GPU": config.gpus_per_actor} if gpu else {})})
 
 
 def _marked(split: str) -> Callable[[pa.Table], pa.Table]:
@@ -107,7 +120,7 @@ class CrmScorer:
 class LlmScorer:
     """A worker that adds the LLM's click probability."""
 
-    def __init__(self, llm: str, config: Config, board: Any) -> None:
+    def __init__(self, llm: str, config: Config, device: str, board: Any) -> None:
         import torch
 
         from components.joint.data import token_arrays
@@ -116,11 +129,10 @@ class LlmScorer:
 
         self._score, self._tokens = score, token_arrays
         torch.set_num_threads(max(1, int(config.cpus_per_actor)))
-        self._llm = backbone.load(backbone.Config(path=llm, dtype="auto"))[0].to("cuda" if config.gpus_per_actor else "cpu")
-        self._config, self._board = config, board
+        self._llm = backbone.load(backbone.Config(path=llm, dtype="auto"))[0].to(device)
+        self._config, self._device, self._board = config, device, board
 
     def __call__(self, samples: pa.Table) -> pa.Table:
-        device = "cuda" if self._config.gpus_per_actor else "cpu"
-        p_llm = self._score(self._llm, self._tokens(samples), self._config.max_batch_tokens, device)
+        p_llm = self._score(self._llm, self._tokens(samples), self._config.max_batch_tokens, self._device)
         self._board.pin.remote({"rows": float(len(p_llm))})
         return samples.append_column("p_llm", pa.array(p_llm)).select(KEPT)

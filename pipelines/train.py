@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ray.train import (
     Checkpoint,
@@ -70,7 +70,7 @@ class Config:
     """CPUs, and with them threads, of each worker."""
     gpus_per_worker: float = 1.0
     """GPUs of each worker where GPUs are used."""
-    use_gpu: Literal["auto", "yes", "no"] = "auto"
+    use_gpu: cluster.Asked = "auto"
     """Train on GPUs; auto: if the cluster has places for all workers with them."""
     deepspeed: deepspeed_engine.Config = field(default_factory=deepspeed_engine.Config)
     alignment: alignment.Config = field(default_factory=alignment.Config)
@@ -168,9 +168,7 @@ def run(context: StageContext, job: Job, autoscales: bool = False) -> None:
 
 def wants_gpu(config: Config) -> bool:
     """Tell whether to train on GPUs: as configured, or if the cluster has places for all workers with them."""
-    if config.use_gpu != "auto":
-        return config.use_gpu == "yes"
-    return not cluster.lacking([places(config, gpu=True)])
+    return cluster.on_gpus(config.use_gpu, places(config, gpu=True))
 
 
 def places(config: Config, gpu: bool) -> cluster.Need:

@@ -22,8 +22,8 @@ ON_CPU = [
     "1",
     "--train.use-gpu",
     "no",
-    "--score.gpus-per-actor",
-    "0",
+    "--score.use-gpu",
+    "no",
     "--score.llm-actors",
     "2",
 ]

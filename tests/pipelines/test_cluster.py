@@ -16,7 +16,7 @@ import ray
 
 from components.errors import ArtifactError, ConfigError, ResourceError
 from components.features.tables import read_samples
-from pipelines import cluster, command_line
+from pipelines import cluster, command_line, score, train
 from pipelines.cluster import Need
 from pipelines.recipes import RECIPES
 from tests.pipelines.local_ray import local_ray
@@ -79,6 +79,25 @@ def test_shares_of_a_gpu_are_counted_exactly(monkeypatch: pytest.MonkeyPatch, gp
     found = nodes({"CPU": 64.0, "GPU": gpus})
     assert lacking(monkeypatch, found, Need("actors", places, {"GPU": share})) == []
     assert lacking(monkeypatch, found, Need("actors", places + 1, {"GPU": share})) != []
+
+
+@pytest.mark.parametrize(
+    ("use_gpu", "gpus", "expected"),
+    [
+        ("auto", (3.0,), True),
+        ("auto", (1.5, 1.5), True),
+        ("auto", (1.5, 1.0), False),
+        ("auto", (1.0, 1.0, 1.0), False),  # three together, and room for one worker nowhere
+        ("yes", (0.0,), True),
+        ("no", (8.0,), False),
+    ],
+)
+def test_gpus_are_used_where_every_worker_and_every_actor_finds_a_place(
+    monkeypatch: pytest.MonkeyPatch, use_gpu: Any, gpus: tuple[float, ...], expected: bool
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: nodes(*({"CPU": 4.0, "GPU": count} for count in gpus)))
+    assert train.wants_gpu(train.Config(workers=2, gpus_per_worker=1.5, use_gpu=use_gpu)) is expected
+    assert score.wants_gpu(score.Config(llm_actors=2, gpus_per_actor=1.5, use_gpu=use_gpu)) is expected
 
 
 @pytest.mark.parametrize("gib", [0.0, 0.09, 1025.0, float("nan")])

@@ -16,7 +16,6 @@ from typing import Any
 
 import psutil
 import pytest
-import ray
 import torch
 from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 from safetensors.torch import load_file
@@ -243,25 +242,6 @@ def test_workers_ask_for_gpus_only_where_they_are_used() -> None:
     without, with_ = train.scaling(config, gpu=False), train.scaling(config, gpu=True)
     assert (without.num_workers, without.use_gpu, without.resources_per_worker) == (3, False, {"CPU": 2})
     assert (with_.use_gpu, with_.resources_per_worker) == (True, {"CPU": 2, "GPU": 0.5})
-
-
-@pytest.mark.parametrize(
-    ("use_gpu", "gpus", "expected"),
-    [
-        ("auto", (3.0,), True),
-        ("auto", (1.5, 1.5), True),
-        ("auto", (1.5, 1.0), False),
-        ("auto", (1.0, 1.0, 1.0), False),  # three together, and room for one worker nowhere
-        ("yes", (0.0,), True),
-        ("no", (8.0,), False),
-    ],
-)
-def test_gpus_are_used_where_every_worker_finds_a_place(
-    monkeypatch: pytest.MonkeyPatch, use_gpu: Any, gpus: tuple[float, ...], expected: bool
-) -> None:
-    nodes = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": count}} for count in gpus]
-    monkeypatch.setattr(ray, "nodes", lambda: nodes)
-    assert train.wants_gpu(train.Config(workers=2, gpus_per_worker=1.5, use_gpu=use_gpu)) is expected
 
 
 @pytest.mark.parametrize(
