@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 from components import artifacts, storage
 from components.errors import ArtifactError
 from components.features.tables import dataset, read_frame, read_scores
-from components.report.evaluation import Config, Evaluation, RunFacts, Search, evaluate
+from components.report.evaluation import Config, RunFacts, Search, evaluate
 from components.report.page import render
 from components.report.summary import summary_table
 from components.routing.policy import Policy
@@ -28,11 +29,19 @@ def run(context: StageContext, config: Config, recipe: str, stages: Stages, sett
     `stages` are the earlier stages' {"seconds", "rate", "unit"} by name, `settings` is the run's whole configuration, which
     the report shows.
     """
+    from components.report.figures import figures  # matplotlib: a second that a command line should not wait
+
+    started_s = time.monotonic()
     valid, test = (read_scores(context.artifact("scores"), split) for split in ("valid", "test"))
     context.progress.say(f"judging the policy on {len(test):,} test rows")
     facts = _facts(context.artifact("tables"), recipe, stages)
     evaluation = evaluate(valid, test, _search(context.artifact("policy")), facts, config)
-    _write(context, evaluation, settings)
+    log = _training_log(artifacts.join(context.artifact("checkpoints"), "training_log.jsonl"))
+    drawn = figures(evaluation.metrics, log)
+    taken_s = time.monotonic() - started_s  # nearly all of this stage: what follows writes what is known
+    mine = {"seconds": taken_s, "rate": len(test) / max(taken_s, 1e-9), "unit": "samples/s"}
+    metrics = {**evaluation.metrics, "stages": {**evaluation.metrics["stages"], "report": mine}}
+    _write(context, metrics, evaluation.routes, drawn, render(metrics, drawn, settings))
     context.facts["test"] = evaluation.metrics["test"]
 
 
@@ -77,15 +86,11 @@ def _search(policy: str) -> Search:
     )
 
 
-def _write(context: StageContext, evaluation: Evaluation, settings: Any) -> None:
+def _write(context: StageContext, metrics: Mapping[str, Any], routes: pd.DataFrame, drawn: Mapping[str, bytes], page: str) -> None:
     """Write everything that `report/` holds."""
-    from components.report.figures import figures  # matplotlib: a second that a command line should not wait
-
-    drawn = figures(evaluation.metrics, _training_log(artifacts.join(context.artifact("checkpoints"), "training_log.jsonl")))
-    artifacts.write_json(artifacts.join(context.folder, "metrics.json"), evaluation.metrics)
-    _write_table(evaluation.routes, artifacts.join(context.folder, "test_routes.parquet"))
-    page = render(evaluation.metrics, drawn, settings).encode()
-    for name, content in {**{f"figures/{name}.svg": svg for name, svg in drawn.items()}, "index.html": page}.items():
+    artifacts.write_json(artifacts.join(context.folder, "metrics.json"), metrics)
+    _write_table(routes, artifacts.join(context.folder, "test_routes.parquet"))
+    for name, content in {**{f"figures/{name}.svg": svg for name, svg in drawn.items()}, "index.html": page.encode()}.items():
         with storage.open_file(artifacts.join(context.folder, name), "wb") as file:
             file.write(content)
 

@@ -71,6 +71,7 @@ def test_metrics_json_has_the_promised_keys(demo: FinishedRun) -> None:
     for entry in metrics["test"].values():
         assert {"auc", "uauc", "logloss", "accuracy", "ece"} <= set(entry)
     assert {"0.1", "0.2", "0.3", "0.5", "1.0"} == set(metrics["shares"])
+    assert set(metrics["stages"]) == {"tables", "backbone", "prompts", "checkpoints", "scores", "policy", "ensemble", "report"}
     assert all({"seconds", "rate"} <= set(stage) for stage in metrics["stages"].values())
 
 

@@ -93,6 +93,8 @@ def test_metrics_tell_what_the_other_artifacts_say(output: Path):
     assert metrics["quarantine"] == {"interactions: no time": 3}
     assert metrics["search"]["sentence"] == "It pays."
     assert metrics["best_auc"] == 0.9
+    own = metrics["stages"].pop("report")
+    assert own["seconds"] * own["rate"] == pytest.approx(1000)  # test rows
     assert metrics["stages"] == STAGES
 
 
