@@ -44,7 +44,9 @@ def node(home: Path, log: Path, *arguments: str) -> Iterator[subprocess.Popen[by
     # idle ones as it has CPUs: two would be started anew all the time.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     workers = {"RAY_worker_niceness": "0", "RAY_num_workers_soft_limit": "4"}
-    found = {**with_token(home), **workers, "PATH": path, "TMPDIR": str(home / "tmp")}
+    # On a machine that other tests keep busy: a node dies of an agent that takes half a minute to start, or of silence.
+    patience = {"RAY_agent_register_timeout_ms": "120000", "RAY_health_check_failure_threshold": "20"}
+    found = {**with_token(home), **workers, **patience, "PATH": path, "TMPDIR": str(home / "tmp")}
     with log.open("a") as file:
         process = subprocess.Popen(command, env=found, cwd=home, stdout=file, stderr=file, start_new_session=True)
     try:

@@ -72,7 +72,7 @@ def job(cluster: Cluster) -> Job:
     output = f"{new_bucket()}/runs/demo"
     # Two scoring actors of a CPU each, and what feeds them, are more than one node has.
     done = submit(cluster, "demo", "--output", output, *SMALL, *FEW, "--score.llm-actors", "2", "--score.cpus-per-actor", "1")
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert done.returncode == 0, (cluster.home / "nodes.log").read_text()[-2000:] + done.stdout[-4000:] + done.stderr[-2000:]
     return Job(output, done.stdout + done.stderr)
 
 
