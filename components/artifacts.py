@@ -122,7 +122,7 @@ def create(
         _publish(fs, path, aside, [*manifest.files])
 
 
-def publish_finished(uri: str, fingerprint: str) -> bool:
+def publish_finished(uri: str, fingerprint: str, before_it_appears: Callable[[], None] = lambda: None) -> bool:
     """Publish an artifact of this fingerprint whose run was broken off when all of it was written; tell whether there was one."""
     fs, path = storage.filesystem(uri)
     for aside in _attempts(fs, path):
@@ -132,6 +132,7 @@ def publish_finished(uri: str, fingerprint: str) -> bool:
             continue
         if {*storage.listing(fs, aside)} != {*manifest.files, MANIFEST} or wrong_content(folder, manifest.files):
             continue  # damaged, or a worker that outlived its run still writes
+        before_it_appears()
         if storage.is_local(fs):
             _replace(Path(path), Path(aside))
         else:

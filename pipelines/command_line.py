@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tyro.extras import overridable_config_cli
 
@@ -37,6 +39,7 @@ def parse(arguments: Sequence[str] | None) -> RunConfig:
     recipes = {name: ((recipe.__doc__ or "").strip(), recipe()) for name, recipe in RECIPES.items()}
     config = overridable_config_cli(recipes, prog="pipelines/full.py", description=DESCRIPTION, args=arguments)
     config = replace(config, output=config.output or f"runs/{config.recipe}")
+    _require_finite(artifacts.as_plain(config))
     _refuse_relative_in_job(config)
     if not config.data and not isinstance(config.dataset, Demo.Config):
         raise ConfigError("--data: expected the folder or URI of the raw files, got none")
@@ -44,6 +47,14 @@ def parse(arguments: Sequence[str] | None) -> RunConfig:
     # Workers have another working folder.
     llm = replace(config.llm, path=_absolute(config.llm.path)) if Path(config.llm.path).is_dir() else config.llm
     return replace(config, output=_absolute(config.output or ""), data=config.data and _absolute(config.data), llm=llm)
+
+
+def _require_finite(value: Any, key: str = "") -> None:
+    """Raise ConfigError for a number that is none: no comparison with a bound finds it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}: expected a finite number, got {value}")
+    for name, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        _require_finite(item, f"{key}.{name}" if key else str(name))
 
 
 def _require_llm(llm: llm_config.Config) -> None:

@@ -100,7 +100,7 @@ def run(config: RunConfig, interruption: Interruption) -> None:
         command_line.show_plan(config, output, [(step.name, step not in left) for step in steps])
         return
     with owned(output, config.wait) as require_owned:
-        left = [step for step in steps if not (_is_done(output, step, wanted) or _was_finished(output, step, wanted))]
+        left = [step for step in steps if not (_is_done(output, step, wanted) or _was_finished(output, step, wanted, require_owned))]
         clear_scratch(output, [wanted[step.name] for step in steps if step not in left])  # of runs killed before they cleared it
         recording = Recording(config, output, wanted["report"])
         if left or not recording.is_complete():
@@ -173,9 +173,9 @@ def _is_done(output: str, step: Step, wanted: dict[str, str]) -> bool:
     return True
 
 
-def _was_finished(output: str, step: Step, wanted: dict[str, str]) -> bool:
+def _was_finished(output: str, step: Step, wanted: dict[str, str], require_owned: Callable[[], None]) -> bool:
     """Tell whether a run was broken off when all of a stage's artifact was written, which is then put in its place."""
-    found = artifacts.publish_finished(artifacts.join(output, step.name), wanted[step.name])
+    found = artifacts.publish_finished(artifacts.join(output, step.name), wanted[step.name], require_owned)
     if found:
         print(f"{step.name} is used as a run wrote it that was broken off before it appeared", file=sys.stderr)
     return found

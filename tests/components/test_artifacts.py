@@ -268,6 +268,16 @@ def test_an_artifact_that_was_whole_when_its_run_was_killed_is_published_by_the_
     assert text_of(uri) == b"eight\n"
 
 
+def test_who_lost_the_lock_publishes_nothing_that_another_run_left(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost() -> None:
+        raise OutputBusyError("taken over")
+
+    break_while_publishing(monkeypatch, f"{folder}/tables")
+    with pytest.raises(OutputBusyError):
+        artifacts.publish_finished(f"{folder}/tables", "f2", lost)
+    assert artifacts.read_manifest(f"{folder}/tables") is None
+
+
 def test_what_was_damaged_before_it_could_be_published_is_not(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"{folder}/tables"
     break_while_publishing(monkeypatch, uri)

@@ -1,4 +1,4 @@
-"""What a run prints when it is done."""
+"""What a run is told, and what it prints when it is done."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from components import artifacts
+from components.errors import ConfigError
 from components.tracking import Tracking
 from pipelines import command_line
 from pipelines.recipes import demo
@@ -27,3 +28,17 @@ def test_the_password_of_a_store_is_not_printed(tmp_path: Path, capsys: pytest.C
     text = shown(tmp_path, f"{scheme}://me:ge/heim@db/mlflow", capsys)
     assert f"{scheme}://***@db/mlflow" in text
     assert "heim" not in text
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("key", ["train.joint.crm_learning_rate", "tune.max_llm_share", "crm.dropout", "train.checkpoint_every_s"])
+def test_a_number_that_is_none_is_refused_with_its_key(key: str, number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises((ConfigError, SystemExit)) as refused:
+        command_line.parse(["demo", f"--{key.replace('_', '-')}={number}"])
+    assert getattr(refused.value, "exit_code", 2) == getattr(refused.value, "code", 2) == 2
+    assert key.rsplit(".", 1)[-1] in f"{refused.value}{capsys.readouterr()}"
+
+
+def test_a_number_that_no_bound_catches_is_refused_too() -> None:
+    with pytest.raises(ConfigError, match=r"^train\.checkpoint_every_s: expected a finite number, got nan$"):
+        command_line.parse(["demo", "--train.checkpoint-every-s=nan"])
