@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ def connect(config: Config) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     on_terminate = signal.getsignal(signal.SIGTERM)  # Ray puts its own in place
     address = config.address or os.environ.get("RAY_ADDRESS")
+    print(f"Ray: joining the cluster at {address}" if address else "Ray: starting on this machine", file=sys.stderr, flush=True)
     if address:
         _require_listening(address)
         ray_token.other_cluster()
@@ -213,8 +215,16 @@ def lacking(needs: Sequence[Need]) -> list[str]:
 
 
 def on_gpus(asked: Asked, places: Need) -> bool:
-    """Tell whether to compute on GPUs: as asked, or where it is left open, if the cluster has all the places with them."""
-    return asked == "yes" if asked != "auto" else not lacking([places])
+    """Tell whether to compute on GPUs: as asked, or where it is left open, if the cluster has all the places with them.
+
+    GPUs that are too few for that are named: whoever has them wants to know how they are used.
+    """
+    if asked != "auto":
+        return asked == "yes"
+    missing = lacking([places])
+    if missing and any(node["Resources"].get("GPU") for node in ray.nodes() if node["Alive"]):
+        print(f"no GPU is used: {missing[0]}; fewer of them, or a smaller share of a GPU each, would find places", file=sys.stderr)
+    return not missing
 
 
 def described() -> str:

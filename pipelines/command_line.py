@@ -97,9 +97,9 @@ def needs(config: RunConfig) -> dict[str, list[cluster.Need]]:
     return {
         "tables": [cluster.Need("tasks", 1, {"CPU": 1.0})],
         "prompts": [cluster.Need("rendering actors", config.prompts.actors, {"CPU": CPUS_PER_ACTOR}), cluster.DATA_TASKS],
-        "checkpoints": [train.places(config.train, gpu=config.train.use_gpu == "yes")],
+        "checkpoints": [train.places(config.train, gpu=train.wants_gpu(config.train))],
         "scores": [
-            score.places(config.score, gpu=config.score.use_gpu == "yes"),
+            score.places(config.score, gpu=score.wants_gpu(config.score)),
             cluster.Need("CRM scoring actors", config.score.crm_actors, {"CPU": score.CPUS_PER_CRM_ACTOR}),
             cluster.DATA_TASKS,
         ],

@@ -32,6 +32,7 @@ class Progress:
     def start(self, stage: str) -> None:
         """Enter the next stage."""
         self._number, self._stage, self._stage_started_s = self._number + 1, stage, time.monotonic()
+        self.say("started")
 
     def say(self, text: str) -> None:
         """Print a line now."""

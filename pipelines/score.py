@@ -52,6 +52,7 @@ def run(context: StageContext, config: Config) -> None:
     prompts = artifacts.require(context.artifact("prompts")).facts["prompts"]
     total, done = prompts["valid"] + prompts["test"], Counter[str]()
     gpu = wants_gpu(config)
+    context.progress.say(f"starting {config.crm_actors} + {config.llm_actors} scoring actors")
 
     def show(line: Line) -> None:
         done["rows"] += int(line["rows"])

@@ -134,6 +134,7 @@ def run(context: StageContext, job: Job, autoscales: bool = False) -> None:
     earlier = _log(start) if start else []
     if start:
         context.progress.say(f"training goes on from {start}, {_steps(earlier):,} steps were made before")
+    context.progress.say(f"starting {job.train.workers} training workers on {'GPUs' if job.gpu else 'CPUs'}")
     start_timeout = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": AUTOSCALED_START_TIMEOUT_S} if autoscales else {}
     for name, value in {**RAY_TRAIN_SETTINGS, **start_timeout}.items():
         os.environ.setdefault(name, str(value))

@@ -70,6 +70,7 @@ def test_what_a_stage_needs_is_placed_side_by_side(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("recipe", ["demo", "ml-100k", "ml-1m-collm", "amazon", "tabular"])
 def test_a_recipe_for_small_machines_fits_on_a_node_of_two_cpus(monkeypatch: pytest.MonkeyPatch, recipe: str) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: nodes({"CPU": 2.0}))
     for needs in command_line.needs(RECIPES[recipe]()).values():
         assert lacking(monkeypatch, nodes({"CPU": 2.0}), *needs) == []
 
@@ -93,11 +94,13 @@ def test_shares_of_a_gpu_are_counted_exactly(monkeypatch: pytest.MonkeyPatch, gp
     ],
 )
 def test_gpus_are_used_where_every_worker_and_every_actor_finds_a_place(
-    monkeypatch: pytest.MonkeyPatch, use_gpu: Any, gpus: tuple[float, ...], expected: bool
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], use_gpu: Any, gpus: tuple[float, ...], expected: bool
 ) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: nodes(*({"CPU": 4.0, "GPU": count} for count in gpus)))
     assert train.wants_gpu(train.Config(workers=2, gpus_per_worker=1.5, use_gpu=use_gpu)) is expected
     assert score.wants_gpu(score.Config(llm_actors=2, gpus_per_actor=1.5, use_gpu=use_gpu)) is expected
+    said = capsys.readouterr().err
+    assert ("no GPU is used: training workers need 2 x {'CPU': 1, 'GPU': 1.5}" in said) == (use_gpu == "auto" and not expected)
 
 
 @pytest.mark.parametrize("gib", [0.0, 0.09, 1025.0, float("nan")])

@@ -32,6 +32,7 @@ def only_line(text: str) -> str:
 def test_a_line_of_progress_stays_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(3)
     progress.start("tables")
+    assert only_line(capsys.readouterr().err) == "[1/3 tables     0 s] started"
     progress.say(f"column {FORGED} is not used")
     assert only_line(capsys.readouterr().err).endswith("] column Title  [31merror: forged [0m     is not used")
 
