@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import pytest
 
 from tests.end_to_end.command import environment
 
+START_S = 120.0  # for a node, on a machine that other tests keep busy
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -59,8 +62,23 @@ def node(home: Path, log: Path, *arguments: str) -> Iterator[subprocess.Popen[by
         process.wait(timeout=60)
 
 
+def wait_for_nodes(count: int, dashboard: int, home: Path, log: Path) -> None:
+    """Wait until a cluster counts so many nodes that are alive; whoever asks needs the token in `home`."""
+    token = (home / ".ray" / "auth_token").read_text().strip()
+    request = urllib.request.Request(f"http://127.0.0.1:{dashboard}/nodes?view=summary", headers={"Authorization": f"Bearer {token}"})
+    deadline_s = time.monotonic() + START_S
+    found: list[str] = []
+    while time.monotonic() < deadline_s:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            found = [node["raylet"]["state"] for node in json.load(answer)["data"]["summary"]]
+        if found.count("ALIVE") == count:
+            return
+        time.sleep(0.5)
+    pytest.fail(f"expected {count} nodes, found {found}: {log.read_text()[-2000:]}")
+
+
 def wait_for(port: int, log: Path) -> None:
-    deadline_s = time.monotonic() + 120
+    deadline_s = time.monotonic() + START_S
     while time.monotonic() < deadline_s:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
             return

@@ -16,7 +16,7 @@ import pytest
 from components import artifacts, storage
 from tests.end_to_end.command import FEW, ROOT, SMALL, environment
 from tests.faults import same
-from tests.nodes import RAY, free_ports, node, wait_for, with_token
+from tests.nodes import RAY, free_ports, node, wait_for, wait_for_nodes, with_token
 from tests.object_store import new_bucket
 
 pytestmark = pytest.mark.end_to_end
@@ -59,6 +59,7 @@ def cluster(short_folder: Path, s3: dict[str, str]) -> Iterator[Cluster]:
         with node(home / "b", log, "--address", f"127.0.0.1:{gcs}", *others):
             wait_for(board, log)
             wait_for(other_http, log)
+            wait_for_nodes(2, board, home, log)
             yield Cluster(f"http://127.0.0.1:{board}", home, (home / "a", home / "b"))
 
 
