@@ -119,7 +119,7 @@ class Recording:
         figures = {f"test_{arm}_{name}": value for arm, row in test.items() for name, value in row.items()}
         self._run.log_metrics({name: value for name, value in figures.items() if isinstance(value, float)})
         for name in ("report", "policy"):
-            self._run.log_folder(artifacts.join(self._output, name), name)
+            self._run.log_files(artifacts.join(self._output, name), name)
         self._register(artifacts.join(self._output, "ensemble"))
         self._finished = True
 

@@ -3,6 +3,6 @@
 from components.tracking.config import Tracking
 from components.tracking.ensemble import load_ensemble, register_ensemble
 from components.tracking.run import Run
-from components.tracking.tracker import Tracker, log_trials, open_tracker, replay
+from components.tracking.tracker import Tracker, log_trials, open_tracker
 
-__all__ = ["Run", "Tracker", "Tracking", "load_ensemble", "log_trials", "open_tracker", "register_ensemble", "replay"]
+__all__ = ["Run", "Tracker", "Tracking", "load_ensemble", "log_trials", "open_tracker", "register_ensemble"]

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 class Run:
     """One run. Leaving its `with` block ends it: FINISHED, FAILED on an error, KILLED on Ctrl-C. No method raises for tracking's sake."""
 
-    def __init__(self, tracker: Tracker, reference: str, scope: str, ends: bool = True, outermost: bool = True) -> None:
-        """Made by `Tracker.run`, `Tracker.attach` and `Run.child`; `scope` is what the keys of children are derived from."""
+    def __init__(self, tracker: Tracker, reference: str, scope: str, outermost: bool = True) -> None:
+        """Made by `Tracker.run` and `Run.child`; `scope` is what the keys of children are derived from."""
         self.tracker, self.reference, self.scope = tracker, reference, scope
-        self._ends, self._outermost = ends, outermost
+        self._outermost = outermost
 
     @property
     def run_id(self) -> str:
-        """What another process gives to `Tracker.attach`: MLflow's id, or our key while the store has not answered yet."""
+        """MLflow's id, or our key while the store has not answered yet."""
         return self.tracker.sender.known_id(self.reference)
 
     def child(self, name: str, params: Any = None, tags: Mapping[str, Any] | None = None) -> Run:
@@ -48,13 +48,9 @@ class Run:
         """Record tags; a later value replaces an earlier one."""
         self.record("batch", {"tags": names.tags(tags)})
 
-    def log_folder(self, path: Path | str, artifact_path: str | None = None) -> None:
-        """Upload a folder's content (a local path or any fsspec URI), never kept for later: see `Tracker.is_behind`."""
-        self._log_files(path, artifact_path)
-
-    def log_file(self, path: Path | str, artifact_path: str | None = None) -> None:
-        """Upload one file into the folder `artifact_path` of the run's artifacts."""
-        self._log_files(path, artifact_path)
+    def log_files(self, path: Path | str, artifact_path: str | None = None) -> None:
+        """Upload a file, or a folder's content, from a local path or any fsspec URI; never kept for later: see `Tracker.is_behind`."""
+        self.record("files", {"path": str(path), "to": names.safe_key(artifact_path) if artifact_path else None})
 
     def log_dataset(self, name: str, source: str, digest: str, context: str = "training") -> None:
         """Record which data the run read; `digest` is its fingerprint, at most 36 characters."""
@@ -74,15 +70,11 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._ends:
-            if error is not None and not isinstance(error, SystemExit):
-                self.set_tags({"tandem.error": type(error).__name__})
-            self.end(_status(error))
+        if error is not None and not isinstance(error, SystemExit):
+            self.set_tags({"tandem.error": type(error).__name__})
+        self.end(_status(error))
         if self._outermost:
             self.tracker.sender.flush()
-
-    def _log_files(self, path: Path | str, artifact_path: str | None) -> None:
-        self.record("files", {"path": str(path), "to": names.safe_key(artifact_path) if artifact_path else None})
 
 
 def _status(error: BaseException | None) -> str:

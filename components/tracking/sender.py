@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -51,15 +52,6 @@ class Sender:
                 self._keep(self._spool, [event])
                 return None
 
-    def ask(self, question: Callable[[Store], T]) -> T | None:
-        """Return the store's answer, None while it is away."""
-        with self._lock:
-            try:
-                store = self._ready(BACKLOG_S)
-                return self._call(lambda: self._answer(store, question))
-            except AwayError:
-                return None
-
     @property
     def is_behind(self) -> bool:
         """Tell whether the store lacks something: events that are kept, or files that it did not take."""
@@ -70,18 +62,14 @@ class Sender:
         if self._spool.waiting:
             self.catch_up()
 
-    def catch_up(self, other: Spool | None = None) -> int:
-        """Open the store, send what was refused and what is kept, then `other`, of another sender; return how many of these went."""
-        with self._lock:
+    def catch_up(self) -> None:
+        """Open the store, send what was refused and what is kept."""
+        with self._lock, contextlib.suppress(AwayError):
             self._next_try_s = 0.0
             self._refused_runs.clear()
-            try:
-                # First, because it is older: the beginning of a run may be among it.
-                self._drain(self._connected(), self._refused, LAST_BACKLOG_S)
-                store = self._ready(LAST_BACKLOG_S)
-                return self._drain(store, other, float("inf")) if other else 0
-            except AwayError:
-                return 0
+            # First, because it is older: the beginning of a run may be among it.
+            self._drain(self._connected(), self._refused, LAST_BACKLOG_S)
+            self._ready(LAST_BACKLOG_S)
 
     def known_id(self, reference: str) -> str:
         """Return MLflow's id of a run, or our key of it while the store has not answered."""
@@ -123,15 +111,6 @@ class Sender:
         if event.kind == "start":
             self._refused_runs.add(event.run)
         return None
-
-    def _answer(self, store: Store, question: Callable[[Store], T]) -> T | None:
-        try:
-            return question(store)
-        except Exception as error:
-            if not store.refuses("question", error):
-                raise
-            self._warn("refused question", "tracking refused a question", error)
-            return None
 
     def _call(self, action: Callable[[], T]) -> T:
         started_s = time.monotonic()

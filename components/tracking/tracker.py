@@ -1,4 +1,4 @@
-"""The way into tracking: opens a store, begins and finds runs."""
+"""The way into tracking: opens a store, begins runs."""
 
 from __future__ import annotations
 
@@ -33,14 +33,13 @@ class Tracker:
         parent: Run | None = None,
         params: Any = None,
         tags: Mapping[str, Any] | None = None,
-        run_id: str | None = None,
         key: str | None = None,
     ) -> Run:
-        """Begin a run, or continue the one with this `run_id` or this `key`.
+        """Begin a run, or continue the one with this `key`.
 
         A key (the pipeline's fingerprint) finds its run again even where it was begun while the store was away.
         """
-        reference = run_id or RUN_KEY + names.digest(key or uuid.uuid4().hex)
+        reference = RUN_KEY + names.digest(key or uuid.uuid4().hex)
         shown = names.clean(name, names.NAME_LENGTH) or "run"
         body = {"name": shown, "parent": parent.reference if parent else None, "tags": names.tags(tags or {})}
         self.sender.record(Event("start", reference, time.time_ns() // 1_000_000, body))
@@ -57,14 +56,6 @@ class Tracker:
     def catch_up(self) -> None:
         """Send what is kept, where there is any, and the store answers."""
         self.sender.flush()
-
-    def attach(self, run_id: str) -> Run:
-        """Log to a run that another process began and will end; `run_id` is that process's `Run.run_id`."""
-        return Run(self, run_id, run_id, ends=False)
-
-    def find(self, tags: Mapping[str, Any]) -> str | None:
-        """Return the id of the newest run with all these tags; None where there is none or the store is away."""
-        return self.sender.ask(lambda store: store.find(names.tags(tags)))
 
 
 def open_tracker(config: Tracking.Config, default_uri: str, spool_path: Path | str, retry_s: float = 30.0) -> Tracker:
@@ -86,14 +77,6 @@ def open_tracker(config: Tracking.Config, default_uri: str, spool_path: Path | s
     tracker = Tracker(config, Sender(connect, spool, retry_s))
     tracker.sender.catch_up()
     return tracker
-
-
-def replay(spool_path: Path | str, tracker: Tracker) -> int:
-    """Send what another process kept in its spool; return how many events went.
-
-    The file is gone when all went; what did not is still there and may be sent again.
-    """
-    return tracker.sender.catch_up(Spool(Path(spool_path)))
 
 
 def log_trials(parent: Run, trials: pd.DataFrame, params: Sequence[str], metrics: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ def test_a_run_whose_files_were_not_taken_is_not_done(tmp_path: Path, monkeypatc
     recording, report = Recording(demo(), str(tmp_path / "run"), "f1"), tmp_path / "run" / "report"
     for is_there in (False, True):
         with recording:
-            recording._run.log_folder(report, "report")
+            recording._run.log_files(report, "report")
             recording._finished = True
         assert recording.is_complete() == is_there
         report.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from components.tracking import Tracking, open_tracker, replay
+from components.tracking import Tracking, open_tracker
 from components.tracking.spool import Event, Spool
 from tests.components.tracking.stores import Server, dead_uri, free_port, metric_rows, open_at, rows, sqlite_uri
 
@@ -19,16 +19,15 @@ pytestmark = pytest.mark.slow
 def test_a_dead_server_costs_no_error_and_the_spool_replays_exactly_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     away = open_at(folder, dead_uri())
     with away.run("full", params={"lr": 1}, key="fp") as run, run.child("train") as train:
-        assert away.find({"a": "b"}) is None
         for step in range(50):
             train.log_metrics({"loss": 1.0 / (step + 1)}, step)
     assert [record.levelname for record in caplog.records if record.name.startswith("components")] == ["WARNING"]
     kept = (folder / "spool.jsonl").read_text()
 
-    tracker = open_tracker(Tracking.Config(), sqlite_uri(folder), folder / "other.jsonl")
-    assert replay(folder / "spool.jsonl", tracker) == 55  # 2 starts, 1 of parameters, 50 of metrics, 2 ends
-    (folder / "again.jsonl").write_text(kept)
-    assert replay(folder / "again.jsonl", tracker) == 55  # as after a sender that was killed before it noted anything
+    assert len(kept.splitlines()) == 55  # 2 starts, 1 of parameters, 50 of metrics, 2 ends
+    for _ in range(2):  # again, as after a sender that was killed before it noted anything
+        (folder / "spool.jsonl").write_text(kept)
+        assert not open_tracker(Tracking.Config(), sqlite_uri(folder), folder / "spool.jsonl").is_behind
     assert not list(folder.glob("*.jsonl*"))
     assert rows(folder, "select name, status from runs order by name") == [("full", "FINISHED"), ("train", "FINISHED")]
     assert rows(folder, "select count(*), count(distinct step) from metrics") == [(50, 50)]
@@ -82,7 +81,7 @@ def test_a_database_that_cannot_be_opened_is_noticed_at_once(tmp_path: Path) -> 
 def test_a_file_that_cannot_be_uploaded_does_not_hold_up_the_figures_and_is_lacking(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     tracker = open_at(folder)
     with tracker.run("full") as run:
-        run.log_file(folder / "absent.txt")
+        run.log_files(folder / "absent.txt")
         run.log_metrics({"loss": 0.5})
     assert "tracking refused a files event (FileNotFoundError" in caplog.text
     assert metric_rows(folder) == [("loss", 0, 0.5)]
@@ -94,7 +93,7 @@ def test_files_are_not_sent_later_from_where_they_lay(folder: Path) -> None:
     (folder / "curve.txt").write_text("of this run")
     away = open_at(folder, dead_uri())
     with away.run("full") as run:
-        run.log_file(folder / "curve.txt")
+        run.log_files(folder / "curve.txt")
         run.log_metrics({"loss": 0.5})
     assert away.is_behind
     (folder / "curve.txt").write_text("of another run")
@@ -161,7 +160,7 @@ def test_warnings_show_neither_passwords_nor_control_characters(folder: Path, ca
     with open_at(folder, f"http://me:secret@127.0.0.1:{free_port()}").run("full"):
         pass
     with open_at(folder).run("full") as run:
-        run.log_file(folder / "\n\x1b[31mERROR")
+        run.log_files(folder / "\n\x1b[31mERROR")
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("components")]
     assert len(lines) == 3
     assert all(line.isprintable() and "secret" not in line for line in lines)

@@ -33,7 +33,7 @@ def test_a_run_is_recorded_beside_its_database_and_nothing_in_the_working_folder
     (tmp_path / "curve.txt").write_text("0.5")
     with open_at(tmp_path).run("train", params={"crm": {"lr": 0.001, "none": None}}, tags={"stage": "train"}) as run:
         run.log_metrics({"loss": 0.5}, step=1)
-        run.log_file(tmp_path / "curve.txt", "plots")
+        run.log_files(tmp_path / "curve.txt", "plots")
     assert rows(tmp_path, "select key, value from params") == [("crm.lr", "0.001")]
     assert rows(tmp_path, "select status, name from runs") == [("FINISHED", "train")]
     assert [path.read_text() for path in (tmp_path / "mlflow-artifacts").rglob("plots/curve.txt")] == ["0.5"]
@@ -44,13 +44,13 @@ def test_a_run_is_recorded_beside_its_database_and_nothing_in_the_working_folder
 
 def test_a_metric_logged_twice_leaves_one_row_and_the_first_value(folder: Path) -> None:
     tracker = open_at(folder)
-    with tracker.run("train") as run:
+    with tracker.run("train", key="fingerprint") as run:
         run.log_metrics({"auc": 0.7}, step=3)
         time.sleep(0.002)  # another time stamp, which MLflow takes for another row
         run.log_metrics({"auc": 0.8, "loss": 0.1}, step=3)
-        restarted = open_at(folder).attach(run.run_id)
-        restarted.log_metrics({"auc": 0.9}, step=3)
-        restarted.log_metrics({"auc": 0.9}, step=4)
+        with open_at(folder).run("train", key="fingerprint") as restarted:
+            restarted.log_metrics({"auc": 0.9}, step=3)
+            restarted.log_metrics({"auc": 0.9}, step=4)
     assert metric_rows(folder) == [("auc", 3, 0.7), ("auc", 4, 0.9), ("loss", 3, 0.1)]
 
 
@@ -119,23 +119,10 @@ def test_children_are_found_under_their_parent(folder: Path) -> None:
 
 def test_a_pipeline_run_again_continues_its_run_and_its_children(folder: Path) -> None:
     for _ in range(2):
-        with open_at(folder).run("full", key="fingerprint", tags={"fingerprint": "it's"}) as run, run.child("train") as train:
+        with open_at(folder).run("full", key="it's") as run, run.child("train") as train:
             train.log_metrics({"loss": 0.5}, step=1)
-    found = open_at(folder).find({"fingerprint": "it's"})
-    assert found is not None
-    with open_at(folder).run("full", run_id=found) as run:
-        assert run.run_id == found
     assert rows(folder, "select name, status from runs order by name") == [("full", "FINISHED"), ("train", "FINISHED")]
     assert metric_rows(folder) == [("loss", 1, 0.5)]
-    assert open_at(folder).find({"fingerprint": "other"}) is None
-    assert open_at(folder).find({"fingerprint": "'\""}) is None
-
-
-def test_a_worker_that_attaches_does_not_end_the_run(folder: Path) -> None:
-    with open_at(folder).run("full") as run:
-        with open_at(folder).attach(run.run_id) as same:
-            same.log_metrics({"loss": 0.5})
-        assert rows(folder, "select status from runs") == [("RUNNING",)]
 
 
 def test_the_data_of_a_run_are_recorded_once(folder: Path) -> None:
