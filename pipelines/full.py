@@ -20,7 +20,7 @@ from components.disk import named_when_full
 from components.errors import ArtifactError, ConfigError, TandemError, causes, one_line
 from components.llm.config import TINY
 from components.types import Tables
-from pipelines import VERSION, cluster, command_line, evaluate, policy, prepare, prompts, score, train
+from pipelines import VERSION, cluster, code, command_line, evaluate, policy, prepare, prompts, score, train
 from pipelines import backbone as tiny_backbone
 from pipelines import ensemble as gathering
 from pipelines.config import READERS, RunConfig
@@ -30,6 +30,8 @@ from pipelines.progress import Progress, quiet
 from pipelines.raw import digest, folder_digest
 from pipelines.recording import Recording
 from pipelines.stage import StageContext, clear_scratch
+
+CODE = "code"  # in an artifact's facts: the digest of the code that made it
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def run(config: RunConfig, interruption: Interruption) -> None:
     with owned(output, config.wait) as require_owned:
         left = [step for step in steps if not (_is_done(output, step, wanted) or _was_finished(output, step, wanted, require_owned))]
         clear_scratch(output, [wanted[step.name] for step in steps if step not in left])  # of runs killed before they cleared it
+        _name_edited(output, [step for step in steps if step not in left])
         recording = Recording(config, output, wanted["report"])
         if left or not recording.is_complete():
             cluster.connect(config.cluster)
@@ -146,6 +149,7 @@ def _run_steps(
             artifacts.create(artifacts.join(output, step.name), wanted[step.name], step.depends, require_owned) as (folder, facts),
             recording.stage(step.name, step.depends, folder) as on_metrics,
         ):
+            facts[CODE] = code.digest()
             context = StageContext(output, folder, wanted[step.name], progress, on_metrics, facts)
             try:
                 step.run(context)
@@ -179,6 +183,14 @@ def _was_finished(output: str, step: Step, wanted: dict[str, str], require_owned
     if found:
         print(f"{step.name} is used as a run wrote it that was broken off before it appeared", file=sys.stderr)
     return found
+
+
+def _name_edited(output: str, done: Sequence[Step]) -> None:
+    """Say which artifacts other code made than this: their fingerprints know its version alone."""
+    made = {step.name: artifacts.read_manifest(artifacts.join(output, step.name)) for step in done}
+    edited = [name for name, manifest in made.items() if manifest and manifest.facts.get(CODE) != code.digest()]
+    if edited:
+        print(f"{', '.join(edited)}: used as code made them that was edited since; another --output makes them anew", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

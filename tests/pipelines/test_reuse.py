@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components import artifacts, storage
-from pipelines import full
+from pipelines import code, full
 from pipelines.config import READERS
 from pipelines.full import Step, _is_done, _was_finished
 from pipelines.interruption import Interruption
@@ -45,6 +45,15 @@ def test_a_damaged_artifact_is_named_and_counts_as_none(output: str, capsys: pyt
     assert said.startswith(f"tables is made anew: {output}/tables/features.json is damaged: expected sha256 ")
 
 
+def test_artifacts_of_code_that_was_edited_since_are_named(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, made_by in (("tables", code.digest()), ("prompts", "another"), ("scores", "another")):
+        with artifacts.create(f"{folder}/{name}", "f1", {}) as (_, facts):
+            facts[full.CODE] = made_by
+    full._name_edited(folder, [replace(STEP, name=name) for name in ("tables", "prompts", "scores")])
+    said = capsys.readouterr().err
+    assert said == "prompts, scores: used as code made them that was edited since; another --output makes them anew\n"
+
+
 def test_an_artifact_without_its_manifest_was_never_finished(output: str, capsys: pytest.CaptureFixture[str]) -> None:
     fs, path = storage.filesystem(f"{output}/tables/{artifacts.MANIFEST}")
     fs.rm(path)
@@ -61,8 +70,8 @@ def test_what_a_killed_run_had_finished_is_put_in_its_place_and_named(
         with pytest.raises(KeyboardInterrupt):
             make(folder)
     assert not _is_done(folder, STEP, WANTED)
-    assert not _was_finished(folder, STEP, {"tables": "f2"})
-    assert _was_finished(folder, STEP, WANTED)
+    assert not _was_finished(folder, STEP, {"tables": "f2"}, lambda: None)
+    assert _was_finished(folder, STEP, WANTED, lambda: None)
     assert _is_done(folder, STEP, WANTED)
     assert capsys.readouterr().err == "tables is used as a run wrote it that was broken off before it appeared\n"
 
