@@ -6,7 +6,6 @@ a killed worker or driver goes on where the last one stood.
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import signal
@@ -41,6 +40,7 @@ from pipelines import cluster
 from pipelines.board import Line, Reader
 from pipelines.mistakes import MISTAKES, EndOnMistake
 from pipelines.stage import StageContext
+from pipelines.training_log import Monitor, read_log, steps_made
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -131,9 +131,9 @@ def run(context: StageContext, job: Job, autoscales: bool = False) -> None:
 
     job = replace(job, gpu=wants_gpu(job.train))
     start = newest_whole(context.scratch, job.train.workers, context.progress.say)
-    earlier = _log(start) if start else []
+    earlier = read_log(start) if start else []
     if start:
-        context.progress.say(f"training goes on from {start}, {_steps(earlier):,} steps were made before")
+        context.progress.say(f"training goes on from {start}, {steps_made(earlier):,} steps were made before")
     context.progress.say(f"starting {job.train.workers} training workers on {'GPUs' if job.gpu else 'CPUs'}")
     start_timeout = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": AUTOSCALED_START_TIMEOUT_S} if autoscales else {}
     for name, value in {**RAY_TRAIN_SETTINGS, **start_timeout}.items():
@@ -232,46 +232,7 @@ def _export(checkpoint: Checkpoint, context: StageContext, earlier: Sequence[Lin
         fs.put(f"{Path(folder) / 'models'}/", f"{path}/", recursive=True)
         fs.put(str(Path(folder) / "training_log.jsonl"), f"{path}/training_log.jsonl")
         position = Position.from_json((Path(folder) / "position.json").read_text())
-        log = _log(folder)
+        log = read_log(folder)
     # The rate is that of this attempt, like the seconds beside it.
-    context.facts.update(best=position.best, work=(_steps(log) - _steps(earlier), "steps"))
+    context.facts.update(best=position.best, work=(steps_made(log) - steps_made(earlier), "steps"))
     return log
-
-
-def _log(checkpoint: str) -> list[Line]:
-    with storage.open_file(artifacts.join(checkpoint, "training_log.jsonl")) as file:
-        return [json.loads(line) for line in file]
-
-
-def _steps(log: Sequence[Line]) -> int:
-    return sum({str(line["stage"]): int(line["step"]) for line in log}.values())
-
-
-class Monitor:
-    """Shows the lines of the training log as they come; those that a resumed run reports again are not shown twice."""
-
-    def __init__(self, context: StageContext, earlier: Sequence[Line] = ()) -> None:
-        """`earlier` are the lines of a broken attempt: they are recorded again, for another store perhaps, and not shown."""
-        self._context = context
-        self._earlier = {_key(line) for line in earlier}
-        self._seen: set[tuple[str, int, bool]] = set()
-
-    def show(self, line: Line) -> None:
-        stage, step, validated = key = _key(line)
-        if key in self._seen:
-            return
-        self._seen.add(key)
-        figures = {name: value for name, value in line.items() if isinstance(value, float)}
-        text = ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "rate")
-        self._context.on_metrics({f"{stage}/{name}": value for name, value in figures.items()}, step)
-        if key in self._earlier:
-            return
-        if validated:
-            self._context.progress.say(f"{stage}, epoch {line['epoch']}: {text}")
-        else:
-            self._context.progress.update(step, int(line["steps"]), f"{stage} steps ({text})")
-
-
-def _key(line: Line) -> tuple[str, int, bool]:
-    """Tell lines apart: stage, step, and whether it is a validation."""
-    return str(line["stage"]), int(line["step"]), "steps" not in line
