@@ -28,6 +28,7 @@ LEAST_LOGICAL_CPUS = 4  # a laptop's Ray: tasks that wait for files and actors t
 CPUS_PER_TASK = 0.25  # of Ray Data's reading, changing and writing tasks beside a pool of actors
 CONNECT_TIMEOUT_S = 10.0
 ACTORS_TIMEOUT_S = 900  # for the place of a pool's actors on a cluster that others use too
+AUTOSCALED_ACTORS_TIMEOUT_S = 3600  # the same on nodes that first have to be found, started and set up
 LOOK_TIMEOUT_S = 300.0  # for the first worker of a node, which may have to unpack the job's code
 
 
@@ -72,7 +73,7 @@ def connect(config: Config) -> None:
             logging_level=logging.WARNING,
         )
     signal.signal(signal.SIGTERM, on_terminate)
-    steady_data()
+    steady_data(config.autoscales)
 
 
 def _join(address: str) -> None:
@@ -94,7 +95,7 @@ def _require_listening(address: str) -> None:
         raise ResourceError(f"expected a Ray cluster at {address}, nothing answers there: {error}") from error
 
 
-def steady_data() -> None:
+def steady_data(autoscales: bool = False) -> None:
     """Make Ray Data quiet, repeatable and safe on two CPUs."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -106,7 +107,7 @@ def steady_data() -> None:
     context.execution_options.preserve_order = True
     # The new Parquet reader's listing task holds a whole CPU and can wait for ever on a small machine.
     context.use_datasource_v2 = False
-    context.wait_for_min_actors_s = ACTORS_TIMEOUT_S
+    context.wait_for_min_actors_s = AUTOSCALED_ACTORS_TIMEOUT_S if autoscales else ACTORS_TIMEOUT_S
 
 
 class _PartNames(FilenameProvider):
