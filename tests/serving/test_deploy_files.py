@@ -53,6 +53,16 @@ def test_serves_configuration_is_valid_and_names_what_there_is() -> None:
     assert HTTPOptions(**http_options("127.0.0.1", 8000)).request_timeout_s == config.http_options.request_timeout_s == REQUEST_TIMEOUT_S
     assert REQUEST_TIMEOUT_S > MAX_DEADLINE_MS / 1000 >= arguments.deadline_ms / 1000
     assert [deployment.name for deployment in application.deployments] == [Ingress.__name__]
+    assert arguments.ingress_replicas >= 2, "one may die while the other answers"
+    assert arguments.llm_replicas >= 2
     # Serve passes over keys that it does not know: all of ours must come back.
     assert set(plain["http_options"]) <= config.http_options.model_fields_set
     assert set(plain["applications"][0]) <= application.model_fields_set
+
+
+def test_every_cluster_starts_ray_with_the_flags_that_were_chosen_by_measurement() -> None:
+    settings, _ = yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text())
+    assert FLAGS.items() <= settings["data"].items()
+    commands = yaml.safe_load((ROOT / "cluster.yaml").read_text())["initialization_commands"]
+    (exported,) = (line for line in commands if "RAY_SERVE" in line)
+    assert exported == f"echo 'export {' '.join(f'{name}={value}' for name, value in FLAGS.items())}' >> ~/tandem/environment"
