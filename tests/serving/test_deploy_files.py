@@ -13,7 +13,7 @@ from ray.util import metrics as ray_metrics
 from serving import metrics
 from serving.arguments import Arguments
 from serving.deployments import Ingress
-from serving.local import REQUEST_TIMEOUT_S, http_options
+from serving.local import FLAGS, REQUEST_TIMEOUT_S, http_options
 from serving.schemas import MAX_DEADLINE_MS
 from tests.end_to_end.command import ROOT
 
