@@ -26,6 +26,7 @@ PAGE = Path(__file__).parent / "page" / "index.html"
 ERRORS: dict[int | str, dict[str, Any]] = {
     **LOOKUP_ERRORS,
     400: {"model": schemas.Error, "description": "the body is no JSON, or has more than one meaning"},
+    408: {"model": schemas.Error, "description": "the body did not end in time"},
 }
 
 
@@ -52,13 +53,7 @@ def build_http(service: Service, arguments: Arguments, access: Access) -> FastAP
     _add_scoring(app, service)
     _add_health(app, service)
     app.include_router(catalogue_routes(service))
-    app.add_middleware(
-        Gate,
-        service=service,
-        access=access,
-        max_body_bytes=arguments.max_body_bytes,
-        max_requests=arguments.max_ongoing_requests,
-    )
+    app.add_middleware(Gate, service=service, access=access, arguments=arguments)
     return app
 
 

@@ -21,6 +21,7 @@ CODES = {
     401: "unauthorized",
     404: "not_found",
     405: "method_not_allowed",
+    408: "timeout",
     409: "conflict",
     413: "too_large",
     421: "misdirected",
@@ -63,7 +64,7 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:
-        field = "body" if error.status_code in (400, 413) else None
+        field = "body" if error.status_code in (400, 408, 413) else None
         return error_response(error.status_code, field, str(error.detail), dict(error.headers or {}))
 
     @app.exception_handler(Exception)
