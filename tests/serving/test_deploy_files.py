@@ -17,7 +17,8 @@ from serving.local import FLAGS, REQUEST_TIMEOUT_S, http_options
 from serving.schemas import MAX_DEADLINE_MS
 from tests.end_to_end.command import ROOT
 
-SERVES_OWN = {"ray_serve_deployment_queued_queries"}
+SERVES_OWN = {"ray_serve_deployment_queued_queries", "ray_serve_num_http_requests_total", "ray_serve_num_http_error_requests_total"}
+PARTS = ("_bucket", "_sum", "_count")  # of histograms
 
 
 def exported() -> set[str]:
@@ -34,14 +35,19 @@ def exported() -> set[str]:
     return found
 
 
-def test_the_dashboard_shows_metrics_that_are_exported_and_leaves_none_of_the_counters_out() -> None:
+def test_the_dashboard_shows_metrics_that_are_exported_and_leaves_no_counter_or_gauge_out() -> None:
     dashboard = json.loads((ROOT / "deploy" / "grafana.json").read_text())
     queries = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
     shown = set(re.findall(r"ray_\w+", queries))
     assert shown <= exported() | SERVES_OWN
-    assert {name for name in exported() if name.endswith("_total")} - shown == {
-        "ray_tandem_llm_failures_total"
-    }  # fallbacks, seen from below
+    assert {name for name in exported() if not name.endswith(PARTS)} - shown == {"ray_tandem_llm_failures_total"}  # fallbacks, from below
+
+
+def test_clients_that_left_are_no_errors_on_the_dashboard() -> None:
+    dashboard = json.loads((ROOT / "deploy" / "grafana.json").read_text())
+    (errors,) = (panel for panel in dashboard["panels"] if panel["title"] == "Errors")
+    for target in errors["targets"]:
+        assert re.search(r'(status|error_code)!="499"', target["expr"])
 
 
 def test_serves_configuration_is_valid_and_names_what_there_is() -> None:
