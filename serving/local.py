@@ -17,6 +17,7 @@ from typing import Any
 
 from components import ray_token
 from components.errors import ArtifactError, ConfigError, TandemError, one_line
+from serving.deploy import last_error
 
 RUNS = Path("runs")
 HOST = "127.0.0.1"
@@ -101,8 +102,8 @@ def _deploy(application: Any) -> None:
         serve.run(application, name=NAME, route_prefix="/")
     except RuntimeError as error:
         deployments = serve.status().applications[NAME].deployments
-        said = [line for each in deployments.values() for line in each.message.splitlines() if "Error: " in line]
-        raise TandemError(f"the endpoint could not start: {said[-1].strip() if said else error}") from error
+        said = last_error(each.message for each in deployments.values())
+        raise TandemError(f"the endpoint could not start: {said or error}") from error
 
 
 def main() -> int:
