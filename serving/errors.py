@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import takewhile
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -49,8 +50,8 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(FieldError)
     async def wrong(_: Request, error: FieldError) -> Response:
-        stranger = () if error.stranger is None else (error.stranger,)
-        return error_response(422, _path((*error.field.split("."), *stranger)), error.message)
+        # The data set's own names are shown as they are.
+        return error_response(422, ".".join([error.field, *_plain([error.stranger] if error.stranger else [])]), error.message)
 
     @app.exception_handler(EventConflict)
     async def conflict(_: Request, error: EventConflict) -> Response:
@@ -79,11 +80,11 @@ def error_response(status: int, field: str | None, message: str, headers: Mappin
     return Response(json.dumps(body), status, headers, "application/json")
 
 
-def _path(location: Sequence[Any]) -> str:
-    """Name a field as `candidates.3.title`; a name that only the client knows is shown where it is plain."""
-    parts: list[str] = []
-    for part in location:
-        if not PLAIN_NAME.fullmatch(str(part)):
-            break
-        parts.append(str(part))
-    return ".".join(parts) or "body"
+def _path(location: Iterable[Any]) -> str:
+    """Name a field as `candidates.3.title`."""
+    return ".".join(_plain(location)) or "body"
+
+
+def _plain(names: Iterable[Any]) -> Iterator[str]:
+    """Yield names until one is not plain: it may be the client's own, and long or odd."""
+    return takewhile(PLAIN_NAME.fullmatch, map(str, names))
