@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from serving_clients import Row
-from serving_servers import MLFLOW, SERVERS
-from serving_yardsticks import HOST, Pasts, rows
+from serving_servers import EMPTY, MLFLOW, MLFLOW_BARE, SERVERS
+from serving_yardsticks import HOST, LARGE_PATH, Pasts, row, rows
 
 CANDIDATES = 100
 BODIES = 40  # different requests a row
 EVERY = 5  # 20 % of the requests: each fifth one
 CRM_ONLY, LLM_ONLY, BY_REQUEST = "endpoint, LLM share 0 %", "endpoint, 100 %", "endpoint, 20 % of requests"
-HEALTH = "endpoint, GET /healthz"
+HEALTH, EMPTY_LARGE = "endpoint, GET /healthz", f"{EMPTY}, an answer as large as the endpoint's"
+SHARES = {0.1: "10 %", 0.2: "20 %", 1.0: "100 %"}
 
 
 def http(path: str, body: Any = None) -> bytes:
@@ -32,10 +33,15 @@ def draw(users: pd.DataFrame, items: pd.DataFrame) -> list[tuple[str, list[str]]
     return [(user, random.choice(items["item_id"].to_numpy(object), count, replace=False).tolist()) for user in chosen.tolist()]
 
 
-def question(user: str, items: list[str], llm_share: float) -> bytes:
+def question(user: str, items: list[str], llm_share: float, path: str = "/v1/score") -> bytes:
     """Ask the endpoint: the LLM scores this share of the candidates, and the deadline is far."""
     limits = {"max_llm_share": llm_share, "threshold": "-inf" if llm_share else "inf", "deadline_ms": 60_000}
-    return http("/v1/score", {"user": {"id": user}, "candidates": [{"id": item} for item in items], **limits})
+    return http(path, {"user": {"id": user}, "candidates": [{"id": item} for item in items], **limits})
+
+
+def invocation(frame: pd.DataFrame) -> bytes:
+    """Ask MLflow's scoring server."""
+    return http("/invocations", {"dataframe_split": frame.to_dict(orient="split", index=False)})
 
 
 def rows_of(ports: dict[str, int], drawn: list[tuple[str, list[str]]], known: Pasts) -> list[Row]:
@@ -45,13 +51,20 @@ def rows_of(ports: dict[str, int], drawn: list[tuple[str, list[str]]], known: Pa
     if port := ports.get("endpoint"):
         found.append(Row(CRM_ONLY, port, crm_only, counts_arms=True))
     found += [Row(SERVERS[name], ports[name], crm_only) for name in ("empty", "unserved", "plain") if name in ports]
+    if port := ports.get("empty"):
+        found.append(Row(EMPTY_LARGE, port, [question(*each, 0, LARGE_PATH) for each in drawn]))
     if "mlflow" in ports:
-        split = [rows(known, user, items).to_dict(orient="split", index=False) for user, items in drawn]
-        found.append(Row(MLFLOW, ports["mlflow"], [http("/invocations", {"dataframe_split": each}) for each in split]))
+        found.append(Row(MLFLOW, ports["mlflow"], [invocation(rows(known, *each)) for each in drawn]))
+    if "mlflow_bare" in ports:
+        found.append(Row(MLFLOW_BARE, ports["mlflow_bare"], [invocation(row(*each)) for each in drawn]))
     if port := ports.get("endpoint"):
         found.append(Row(HEALTH, port, [http("/healthz")]))
-        for share, name in ((0.1, "endpoint, 10 %"), (0.2, "endpoint, 20 %"), (1.0, LLM_ONLY)):
-            found.append(Row(name, port, [question(*each, share) for each in drawn], counts_arms=True))
+    for share, percent in SHARES.items():
+        for name in ("endpoint", "plain"):
+            if port := ports.get(name):
+                title = f"endpoint, {percent}" if name == "endpoint" else f"plain FastAPI + uvicorn, CRM and LLM, {percent}"
+                found.append(Row(title, port, [question(*each, share) for each in drawn], counts_arms=True))
+    if port := ports.get("endpoint"):
         some = [question(*each, float(number % EVERY == 0)) for number, each in enumerate(drawn)]
         found.append(Row(BY_REQUEST, port, some, counts_arms=True))
     return found

@@ -19,7 +19,8 @@ from serving_yardsticks import HOST, percentiles_ms
 
 ROOT = Path(__file__).parent.parent
 START_S, STOP_S = 120.0, 30.0
-MLFLOW, EMPTY = "MLflow's scoring server, CRM only", "empty Serve app"
+MLFLOW, MLFLOW_BARE = "MLflow's scoring server, CRM only", "MLflow's scoring server, CRM, a row a request"
+EMPTY = "empty Serve app"
 ALONE = "the models in-process"
 SERVERS = {  # what is started, and the title that the reader meets
     "endpoint": "the endpoint",
@@ -27,6 +28,7 @@ SERVERS = {  # what is started, and the title that the reader meets
     "unserved": "the endpoint's app on uvicorn, no Serve",
     "plain": "plain FastAPI + uvicorn, CRM",
     "mlflow": MLFLOW,
+    "mlflow_bare": MLFLOW_BARE,
 }
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pandas as pd
 
 HOST = "127.0.0.1"
 MAX_BATCH_TOKENS = 4_096  # as the endpoint's default
+LARGE_PATH, LARGE_BYTES = "/v1/large", 15_000  # about what the endpoint answers to 100 candidates
 Pasts = dict[str, tuple[tuple[tuple[str, float], ...], int]]
 
 
@@ -67,24 +69,32 @@ def arms(ensemble: str) -> None:
 
 
 def plain(ensemble: str, port: int) -> None:
-    """Answer with the CRM from FastAPI on uvicorn: a validated body in, a probability an item out, and nothing else."""
+    """Answer with the models from FastAPI on uvicorn: a validated body in, a probability an item out, and nothing else.
+
+    The LLM scores the first candidates, as many as the question's share allows: nothing here chooses.
+    """
     import torch
     from fastapi import FastAPI
 
     from components.features.visit import Candidate, Visit
-    from components.joint.arms import CrmArm
+    from components.joint.arms import CrmArm, LlmArm
     from serving.schemas import ScoreRequest
 
     torch.set_num_threads(1)
-    arm = CrmArm.load(ensemble)
+    arm, llm = CrmArm.load(ensemble), LlmArm.load(ensemble, MAX_BATCH_TOKENS)
     known, app = pasts(ensemble, arm.store.users, arm.store.items), FastAPI()
 
     async def score(request: ScoreRequest) -> dict[str, Any]:
         user = request.user.id or ""
         latest, count = known[user]
         visit = Visit(user, {}, latest, count, tuple(Candidate(item.id) for item in request.candidates))
-        p_crm = arm.score(arm.resolver.resolve(visit))["p_crm"].tolist()
-        return {"results": [{"id": item.id, "score": p} for item, p in zip(request.candidates, p_crm, strict=True)]}
+        scores = arm.score(arm.resolver.resolve(visit))["p_crm"].tolist()
+        asked = int((request.max_llm_share or 0.0) * len(scores))
+        if asked:
+            scores[:asked] = llm.score([replace(visit, candidates=visit.candidates[:asked])])[0].tolist()
+        arms = ["llm"] * asked + ["crm"] * (len(scores) - asked)
+        scored = zip(request.candidates, scores, arms, strict=True)
+        return {"results": [{"id": item.id, "score": p, "arm": name} for item, p, name in scored]}
 
     score.__annotations__["request"] = ScoreRequest  # known in this function alone
     app.post("/v1/score")(score)
@@ -111,14 +121,14 @@ def unserved(ensemble: str, port: int, temp: Path) -> None:
 
 
 def empty(port: int) -> None:
-    """Serve an application that reads the JSON body and returns a constant, as `serving.local` serves the endpoint."""
+    """Serve an application that reads the JSON body and returns a constant, small or large, as `serving.local` serves the endpoint."""
     from serving.local import FLAGS
 
     os.environ.update({**FLAGS, **os.environ})
     import logging
 
     import ray
-    from fastapi import FastAPI, Request
+    from fastapi import FastAPI, Request, Response
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
@@ -128,8 +138,15 @@ def empty(port: int) -> None:
         await request.json()
         return {"status": "ok"}
 
-    constant.__annotations__["request"] = Request
+    async def large(request: Request) -> Response:
+        await request.json()
+        return Response(answer, media_type="application/json")
+
+    answer = json.dumps("x" * (LARGE_BYTES - 2)).encode()
+    constant.__annotations__["request"] = large.__annotations__["request"] = Request
+    large.__annotations__["return"] = Response
     app.post("/v1/score")(constant)
+    app.post(LARGE_PATH)(large)
 
     @serve.deployment(max_ongoing_requests=128, ray_actor_options={"num_cpus": 0.25}, logging_config=LoggingConfig(enable_access_log=False))
     @serve.ingress(app)
@@ -175,6 +192,23 @@ def mlflow(ensemble: str, port: int, temp: Path) -> None:
     _uvicorn(scoring_server.init(mlflow.pyfunc.load_model(str(temp / "packed"))), port)
 
 
+def mlflow_bare(ensemble: str, port: int, temp: Path) -> None:
+    """Run MLflow's scoring server on the CRM alone, as little around it as can be: a user and all candidates in one row."""
+    import mlflow.pyfunc
+    from mlflow.models import infer_signature
+    from mlflow.pyfunc import scoring_server
+
+    signature = infer_signature(row("u", ["i", "j"]), np.zeros(2))
+    packed = str(temp / "packed")
+    mlflow.pyfunc.save_model(packed, loader_module="serving_pyfunc", data_path=ensemble, signature=signature, pip_requirements=[])
+    _uvicorn(scoring_server.init(mlflow.pyfunc.load_model(packed)), port)
+
+
+def row(user: str, items: list[str]) -> pd.DataFrame:
+    """Return a request as `mlflow_bare` takes it."""
+    return pd.DataFrame([{"user_id": user, "candidates": items}])
+
+
 def rows(known: Pasts, user: str, items: list[str]) -> pd.DataFrame:
     """Return a request as the ensemble's MLflow model takes it: a row a candidate."""
     latest, count = known[user]
@@ -203,6 +237,7 @@ def main() -> None:
         "unserved": lambda: unserved(ensemble, port, temp),
         "empty": lambda: empty(port),
         "mlflow": lambda: mlflow(ensemble, port, temp),
+        "mlflow_bare": lambda: mlflow_bare(ensemble, port, temp),
     }
     start[name]()
 

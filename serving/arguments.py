@@ -47,6 +47,7 @@ class Arguments(BaseModel):
     rank_head: int = Field(50, ge=1, le=500, description="best items by the CRM that the router looks at when ranking, at least k")
 
     max_body_bytes: int = Field(1 << 20, ge=1, description="of a request; more gets 413")
+    max_body_ms: int = Field(30_000, ge=1, description="for a request's body to arrive; one that takes longer gets 408")
     api_key_file: str = Field("", description="a file with the key that clients send as `Authorization: Bearer KEY`; empty: no key")
     behind_proxy: bool = Field(False, description="a proxy in front authenticates: serve beyond loopback without a key")
     docs: bool | None = Field(None, description="serve /docs and /openapi.json; none: on loopback alone")

@@ -20,6 +20,7 @@ LOOKUP_ERRORS: dict[int | str, dict[str, Any]] = {
     422: {"model": Error, "description": "a field is wrong"},
     503: {"model": Error, "description": "busy, or the store of events is away: try again"},
 }
+MAX_USERS = 200
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Error, "description": "nothing is known of this user"}}
 
 
@@ -27,11 +28,11 @@ def catalogue_routes(service: Service) -> APIRouter:
     """Return the routes below `/v1` that only look things up."""
     routes, store = APIRouter(prefix="/v1", tags=["catalogue"], responses=LOOKUP_ERRORS), service.store
     resolver = service.resolver
+    busiest = np.argsort(-store.encoded_users.train_count_R, kind="stable")[:MAX_USERS]
 
     @routes.get("/users", summary="Some users, the most active ones first")
-    async def users(limit: Annotated[int, Query(ge=1, le=200)] = 50) -> dict[str, Any]:
-        busiest = np.argsort(-store.encoded_users.train_count_R, kind="stable")[:limit]
-        rows = store.users.iloc[busiest]
+    async def users(limit: Annotated[int, Query(ge=1, le=MAX_USERS)] = 50) -> dict[str, Any]:
+        rows = store.users.iloc[busiest[:limit]]
         return {"users": [{"id": user, "profile": text} for user, text in zip(rows["user_id"], _profiles(rows), strict=True)]}
 
     # A path, for ids that hold a slash.

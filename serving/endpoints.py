@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import Body, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse
 from pydantic_core import to_json
 
@@ -18,6 +18,7 @@ from serving.arguments import Arguments
 from serving.catalogue import LOOKUP_ERRORS, catalogue_routes
 from serving.errors import add_errors
 from serving.events.store import Event
+from serving.examples import examples
 from serving.gate import Gate
 from serving.service import Service
 from serving.strict_json import StrictRoute
@@ -26,6 +27,7 @@ PAGE = Path(__file__).parent / "page" / "index.html"
 ERRORS: dict[int | str, dict[str, Any]] = {
     **LOOKUP_ERRORS,
     400: {"model": schemas.Error, "description": "the body is no JSON, or has more than one meaning"},
+    408: {"model": schemas.Error, "description": "the body did not end in time"},
 }
 
 
@@ -52,23 +54,19 @@ def build_http(service: Service, arguments: Arguments, access: Access) -> FastAP
     _add_scoring(app, service)
     _add_health(app, service)
     app.include_router(catalogue_routes(service))
-    app.add_middleware(
-        Gate,
-        service=service,
-        access=access,
-        max_body_bytes=arguments.max_body_bytes,
-        max_requests=arguments.max_ongoing_requests,
-    )
+    app.add_middleware(Gate, service=service, access=access, arguments=arguments)
     return app
 
 
 def _add_scoring(app: FastAPI, service: Service) -> None:
+    bodies = {path: Body(openapi_examples={"example": {"value": value}}) for path, value in examples(service.store).items()}
+
     @app.post("/v1/score", response_model=schemas.Answer, responses=ERRORS, summary="Score candidates for a user")
-    async def score(request: schemas.ScoreRequest, http: Request) -> Response:
+    async def score(http: Request, request: schemas.ScoreRequest = bodies["score"]) -> Response:
         return _scored(http, await service.score(request))
 
     @app.post("/v1/rank", response_model=schemas.Answer, responses=ERRORS, summary="The best items of the catalogue for a user")
-    async def rank(request: schemas.RankRequest, http: Request) -> Response:
+    async def rank(http: Request, request: schemas.RankRequest = bodies["rank"]) -> Response:
         return _scored(http, await service.rank(request))
 
     @app.post(
@@ -77,7 +75,7 @@ def _add_scoring(app: FastAPI, service: Service) -> None:
         responses={**ERRORS, 409: {"model": schemas.Error, "description": "another event has this id"}},
         summary="Append an interaction: the user's next request sees it",
     )
-    async def events(event: schemas.Event) -> Response:
+    async def events(event: schemas.Event = bodies["events"]) -> Response:
         stored = await service.append(Event(event.event_id, event.user_id, event.item_id, event.rating, event.timestamp_s))
         return _json({"event_id": event.event_id, "stored": stored})
 

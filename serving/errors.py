@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import takewhile
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -21,6 +22,7 @@ CODES = {
     401: "unauthorized",
     404: "not_found",
     405: "method_not_allowed",
+    408: "timeout",
     409: "conflict",
     413: "too_large",
     421: "misdirected",
@@ -48,8 +50,8 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(FieldError)
     async def wrong(_: Request, error: FieldError) -> Response:
-        stranger = () if error.stranger is None else (error.stranger,)
-        return error_response(422, _path((*error.field.split("."), *stranger)), error.message)
+        # The data set's own names are shown as they are.
+        return error_response(422, ".".join([error.field, *_plain([error.stranger] if error.stranger else [])]), error.message)
 
     @app.exception_handler(EventConflict)
     async def conflict(_: Request, error: EventConflict) -> Response:
@@ -63,7 +65,7 @@ def add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:
-        field = "body" if error.status_code in (400, 413) else None
+        field = "body" if error.status_code in (400, 408, 413) else None
         return error_response(error.status_code, field, str(error.detail), dict(error.headers or {}))
 
     @app.exception_handler(Exception)
@@ -78,11 +80,11 @@ def error_response(status: int, field: str | None, message: str, headers: Mappin
     return Response(json.dumps(body), status, headers, "application/json")
 
 
-def _path(location: Sequence[Any]) -> str:
-    """Name a field as `candidates.3.title`; a name that only the client knows is shown where it is plain."""
-    parts: list[str] = []
-    for part in location:
-        if not PLAIN_NAME.fullmatch(str(part)):
-            break
-        parts.append(str(part))
-    return ".".join(parts) or "body"
+def _path(location: Iterable[Any]) -> str:
+    """Name a field as `candidates.3.title`."""
+    return ".".join(_plain(location)) or "body"
+
+
+def _plain(names: Iterable[Any]) -> Iterator[str]:
+    """Yield names until one is not plain: it may be the client's own, and long or odd."""
+    return takewhile(PLAIN_NAME.fullmatch, map(str, names))

@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.access import Access, names_loopback
+from serving.arguments import Arguments
 from serving.errors import RETRY_AFTER, error_response
 from serving.service import Service
 
@@ -22,10 +23,10 @@ LEFT = 499  # counted for a client that left before its answer
 class Gate:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, service: Service, access: Access, max_body_bytes: int, max_requests: int) -> None:
-        """`max_requests` are answered at the same time, more are refused."""
-        self._app, self._service, self._access, self._max_body_bytes = app, service, access, max_body_bytes
-        self._max_requests, self._ongoing = max_requests, 0
+    def __init__(self, app: ASGIApp, service: Service, access: Access, arguments: Arguments) -> None:
+        self._app, self._service, self._access = app, service, access
+        self._max_body_bytes, self._max_body_s = arguments.max_body_bytes, arguments.max_body_ms / 1000
+        self._max_requests, self._ongoing = arguments.max_ongoing_requests, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -76,15 +77,22 @@ class Gate:
         return f"expected at most {self._max_body_bytes} bytes"
 
     def _limited(self, receive: Receive) -> Receive:
-        """Count the body as it comes: a client need not say how long it is."""
-        received = 0
+        """Count the body as it comes, and its time: a client need neither say how long it is nor ever end it."""
+        received, whole, until_s = 0, False, asyncio.get_running_loop().time() + self._max_body_s
 
         async def limited() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, whole
+            if whole:  # what comes after it is that the client leaves
+                return await receive()
+            try:
+                async with asyncio.timeout_at(until_s):
+                    message = await receive()
+            except TimeoutError as error:
+                raise HTTPException(408, f"expected it within {self._max_body_s:g} s", {"Connection": "close"}) from error
             received += len(message.get("body", b""))
             if received > self._max_body_bytes:
                 raise HTTPException(413, self._too_large)
+            whole = not message.get("more_body", False)
             return message
 
         return limited

@@ -17,6 +17,7 @@ from typing import Any
 
 from components import ray_token
 from components.errors import ArtifactError, ConfigError, TandemError, one_line
+from serving.deploy import last_error
 
 RUNS = Path("runs")
 HOST = "127.0.0.1"
@@ -39,13 +40,25 @@ def newest_run(runs: Path = RUNS) -> str:
 
 
 def require_free(host: str, port: int) -> None:
-    """Raise ConfigError where another program listens already."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    """Raise ConfigError where the host is no address of this machine, or another program listens already."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:  # as Serve chooses
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(f"port: expected a free one, {host}:{port} can't be listened on: {error.strerror}") from error
+    except OSError as error:
+        raise ConfigError(f"port: expected a free one, {origin(host, port)} can't be listened on: {error.strerror}") from error
+
+
+def origin(host: str, port: int) -> str:
+    """Return what stands in URLs: an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def port_number(text: str) -> int:
+    """Read a port that can be listened on; raises ArgumentTypeError."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65_535:
+        raise argparse.ArgumentTypeError("expected 1 to 65535")
+    return int(text)
 
 
 def http_options(host: str, port: int) -> dict[str, Any]:
@@ -77,15 +90,16 @@ def serve(model: str, host: str, port: int, settings: dict[str, str]) -> None:
     from serving.arguments import Arguments
 
     arguments = Arguments.model_validate({"model": model, **settings})
-    guard(host, arguments)
+    docs = "   OpenAPI: /docs" if guard(host, arguments).docs else ""
     application = build(arguments)
-    ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=True)
+    session = ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=True)
     try:
         serve.start(http_options=http_options(host, port))
         _deploy(application)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped either way, requests in flight are answered first
         print(f"metrics for Prometheus: http://{HOST}:{ray.nodes()[0]['MetricsExportPort']}/metrics")
-        print(f"serving {model} on http://{host}:{port}  (the page: /   OpenAPI: /docs   stop: Ctrl-C)", flush=True)
+        print(f"what goes wrong is written to {session.address_info['session_dir']}/logs/serve")
+        print(f"serving {model} on http://{origin(host, port)}  (the page: /{docs}   stop: Ctrl-C)", flush=True)
         while True:
             time.sleep(1)
     finally:
@@ -101,8 +115,8 @@ def _deploy(application: Any) -> None:
         serve.run(application, name=NAME, route_prefix="/")
     except RuntimeError as error:
         deployments = serve.status().applications[NAME].deployments
-        said = [line for each in deployments.values() for line in each.message.splitlines() if "Error: " in line]
-        raise TandemError(f"the endpoint could not start: {said[-1].strip() if said else error}") from error
+        said = last_error(each.message for each in deployments.values())
+        raise TandemError(f"the endpoint could not start: {said or error}") from error
 
 
 def main() -> int:
@@ -110,7 +124,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m serving.local", description="Serve a finished run on this machine.")
     parser.add_argument("--model", help="a run's folder or models:/NAME@ALIAS; default: the newest finished run below runs/")
     parser.add_argument("--host", default=HOST)
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=port_number, default=8000)
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="arguments of the application, see serving/arguments.py")
     options = parser.parse_args()
     try:

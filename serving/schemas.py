@@ -98,15 +98,11 @@ class Ask(Strict):
 class ScoreRequest(Ask):
     """Candidates to score for one user."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"user": {"id": "1"}, "candidates": [{"id": "1"}, {"id": "2"}]}]})
-
     candidates: Annotated[list[Item], Field(min_length=1, max_length=MAX_CANDIDATES)]
 
 
 class RankRequest(Ask):
     """The best items of the catalogue for one user."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"user": {"id": "1"}, "k": 5}]})
 
     k: Annotated[int, Field(ge=1, le=MAX_CANDIDATES)] = 10
     exclude_seen: bool = Field(False, description="leave out the items of the history that the models read")
@@ -114,10 +110,6 @@ class RankRequest(Ask):
 
 class Event(Strict):
     """An interaction that happened."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"event_id": "e-1", "user_id": "1", "item_id": "2", "rating": 4, "timestamp_s": 1_700_000_000}]}
-    )
 
     event_id: Id
     user_id: Id

@@ -7,7 +7,11 @@ import logging
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
 
+from components.errors import FieldError
+from serving.errors import add_errors
 from tests.serving.http_server import Called
 
 MARK = "zq7vmarker"  # sent somewhere in nearly every request; no answer may hold it
@@ -258,6 +262,28 @@ def test_the_message_says_what_is_expected_instead(http: Called) -> None:
     assert message(user(history=[{"item_id": "i0", "rating": 9}])) == "expected 1 to 5"
     assert message(user(profile={"shoe_size": 1})) == "expected fields of the data set (mood), got another one"
     assert message({"surname": 1}) == "expected no field of this name"
+
+
+@pytest.mark.parametrize(
+    ("field", "stranger", "shown"),
+    [
+        ("candidates.3.release date", None, "candidates.3.release date"),
+        ("user.profile", "shoe_size", "user.profile.shoe_size"),
+        ("user.profile", f"{MARK} {MARK}", "user.profile"),
+        ("user.profile", "", "user.profile"),
+    ],
+)
+def test_names_of_the_data_set_are_shown_whatever_they_look_like_and_others_where_they_are_plain(
+    field: str, stranger: str | None, shown: str
+) -> None:
+    app = FastAPI()
+    add_errors(app)
+
+    @app.get("/")
+    async def fail() -> None:
+        raise FieldError(field, "expected a text", stranger)
+
+    refused(TestClient(app).get("/"), 422, shown)
 
 
 def test_an_error_that_nobody_foresaw_is_told_in_the_same_shape(http: Called, monkeypatch: pytest.MonkeyPatch) -> None:

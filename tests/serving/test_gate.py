@@ -167,12 +167,15 @@ def test_documents_are_served_only_where_asked_for(ensemble: Path, tmp_path: Pat
             refused(closed.client.get(path), 404, None)
 
 
-def call(endpoint: Called, scope: dict[str, Any], parts: list[bytes]) -> tuple[int, bytes]:
-    """Call the application as a server does; return status and body. After the parts the client is gone."""
+def call(endpoint: Called, scope: dict[str, Any], parts: list[bytes], ends: bool = True) -> tuple[int, bytes]:
+    """Call the application as a server does; return status and body. After the parts the client is gone, or never ends its body."""
     sent: list[dict[str, Any]] = []
-    messages = [{"type": "http.request", "body": part, "more_body": number < len(parts) - 1} for number, part in enumerate(parts)]
+    last = len(parts) - ends
+    messages = [{"type": "http.request", "body": part, "more_body": number < last} for number, part in enumerate(parts)]
 
     async def receive() -> dict[str, Any]:
+        if not messages and not ends:
+            await asyncio.Event().wait()
         return messages.pop(0) if messages else {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
@@ -226,6 +229,15 @@ def test_a_length_beyond_the_limit_is_refused_before_the_body_is_read(http: Call
 
 def test_routes_without_a_body_have_the_limit_too(http: Called) -> None:
     refused(http.client.request("GET", "/v1/policy", content=b" " * (LIMIT + 1)), 413, "body")
+
+
+def test_a_body_that_never_ends_is_answered_and_frees_its_place(ensemble: Path, tmp_path: Path) -> None:
+    with called(ensemble, tmp_path / "events.db", max_body_ms=50, max_ongoing_requests=1) as slow:
+        for parts in ([], [b'{"user": '], [b'{"user": ', b""]):
+            status, body = call(slow, post_scope(), parts, ends=False)
+            assert status == 408
+            assert json.loads(body)["error"] == {"code": "timeout", "field": "body", "message": "expected it within 0.05 s"}
+        assert slow.client.post("/v1/score", json=SCORE).status_code == 200
 
 
 def connected(endpoint: Running) -> socket.socket:

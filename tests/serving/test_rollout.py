@@ -1,4 +1,4 @@
-"""A running application changed by `serve deploy`: a policy, a model, a damaged model, while clients ask."""
+"""A running application changed by `python -m serving.deploy`: a policy, a model, a damaged model, while clients ask."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from tests.serving.served import BOTH, Served
 pytestmark = pytest.mark.end_to_end
 PAUSE_S = 0.1  # of each client, between two requests
 EVERYTHING = {**BOTH, "threshold": "-inf"}
-SERVE = str(Path(sys.executable).with_name("serve"))
 
 
 @dataclass(frozen=True)
@@ -36,17 +35,20 @@ class Cluster:
     endpoint: Served
     config: dict[str, Any]
 
-    def deploy(self, model: Path, user_config: dict[str, Any]) -> None:
+    def deploy(self, model: Path, user_config: dict[str, Any]) -> subprocess.CompletedProcess[str]:
         (application,) = self.config["applications"]
         application["args"] = {"model": str(model), "events": f"sqlite:///{self.temp}/events.db", "health_check_period_s": 1}
         application["deployments"][0]["user_config"] = user_config
         file = self.temp / "serve.yaml"
         file.write_text(yaml.safe_dump(self.config))
-        environment = {**with_token(self.temp), "RAY_DASHBOARD_ADDRESS": self.dashboard}
-        done = subprocess.run(
-            [SERVE, "deploy", str(file)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
+        command = [sys.executable, "-m", "serving.deploy", str(file), "--address", self.dashboard, "--timeout-s", "180"]
+        return subprocess.run(command, cwd=ROOT, env=with_token(self.temp), capture_output=True, text=True, timeout=240, check=False)
+
+    def deployed(self, model: Path, user_config: dict[str, Any]) -> None:
+        """Deploy what works."""
+        done = self.deploy(model, user_config)
         assert done.returncode == 0, done.stderr
+        assert self.status()["status"] == "RUNNING"
 
     def status(self) -> dict[str, Any]:
         token = (self.temp / ".ray" / "auth_token").read_text().strip()
@@ -73,7 +75,7 @@ def cluster(short_folder: Path) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def deployed(cluster: Cluster) -> Cluster:
-    cluster.deploy(ensembles.make(cluster.temp / "first"), {})
+    cluster.deployed(ensembles.make(cluster.temp / "first"), {})
     cluster.endpoint.wait_until(lambda: cluster.endpoint.post("/v1/score", BOTH).body.get("degraded") is False, "it answers", 120)
     return cluster
 
@@ -93,7 +95,7 @@ def p_llm(body: dict[str, Any]) -> list[float]:
 def test_a_new_threshold_goes_live_without_a_restart(deployed: Cluster) -> None:
     before, processes = ask(deployed), deployed.endpoint.pids("ServeReplica")
     with load(deployed.endpoint, BOTH, pause_s=PAUSE_S) as found:
-        deployed.deploy(deployed.temp / "first" / "ensemble", {"threshold": "inf"})
+        deployed.deployed(deployed.temp / "first" / "ensemble", {"threshold": "inf"})
         deployed.endpoint.wait_until(lambda: ask(deployed)["policy_version"] != before["policy_version"], "the new policy")
     assert found.statuses == {200}
     assert not found.failures
@@ -104,7 +106,7 @@ def test_a_new_threshold_goes_live_without_a_restart(deployed: Cluster) -> None:
 def test_a_wrong_policy_stops_nothing_and_is_shown(deployed: Cluster) -> None:
     before, processes = ask(deployed), deployed.endpoint.pids("ServeReplica")
     with load(deployed.endpoint, BOTH, pause_s=PAUSE_S) as found:
-        deployed.deploy(deployed.temp / "first" / "ensemble", {"treshold": 1})
+        deployed.deployed(deployed.temp / "first" / "ensemble", {"treshold": 1})
         deployed.endpoint.wait_until(lambda: deployed.endpoint.get("/v1/policy").body["refused"], "the refusal")
     assert found.statuses == {200}
     assert not found.failures
@@ -116,9 +118,8 @@ def test_a_wrong_policy_stops_nothing_and_is_shown(deployed: Cluster) -> None:
 def test_a_new_model_rolls_in_without_a_failed_request(deployed: Cluster) -> None:
     before = everything_asked(deployed)
     with load(deployed.endpoint, EVERYTHING, pause_s=PAUSE_S) as found:
-        deployed.deploy(ensembles.make(deployed.temp / "second", seed=1), {})
+        deployed.deployed(ensembles.make(deployed.temp / "second", seed=1), {})
         deployed.endpoint.wait_until(lambda: ask(deployed)["model_version"] != before["model_version"], "the new model", 120)
-        deployed.endpoint.wait_until(lambda: deployed.status()["status"] == "RUNNING", "Serve has finished", 120)
     assert found.statuses == {200}
     assert not found.failures
     assert {answer.body["model_version"] for answer in found.answers} == {"seed-0", "seed-1"}
@@ -141,10 +142,12 @@ def test_a_damaged_model_does_not_replace_one_that_works(deployed: Cluster) -> N
     content[-1] ^= 1
     weights.write_bytes(content)
     with load(deployed.endpoint, BOTH, pause_s=PAUSE_S) as found:
-        deployed.deploy(damaged, {})
-        deployed.endpoint.wait_until(lambda: deployed.status()["status"] == "DEPLOY_FAILED", "Serve says that it failed", 120)
+        done = deployed.deploy(damaged, {})
         time.sleep(3)
+    assert done.returncode == 1
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "crm/model.safetensors is damaged" in said
     assert found.statuses == {200}
     assert not found.failures
     assert {answer.body["model_version"] for answer in found.answers} == {"seed-1"}
-    assert "crm/model.safetensors is damaged" in deployed.status()["message"]
+    assert deployed.status()["status"] == "DEPLOY_FAILED"

@@ -190,6 +190,18 @@ def test_degraded_answer_says_why(page: Page, endpoint: Running, screenshots: Pa
     assert page.notice("degraded") == ""
 
 
+def test_missing_events_are_not_said_to_be_the_llms_fault(page: Page, endpoint: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(user_id: str) -> None:
+        raise EventStoreError("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(endpoint.service.histories._histories, "of", away)
+        page.after(lambda: page.press(Keys.END))
+    assert page.arms() == {"LLM"}
+    said = "Degraded answer: the store of events is away, so the latest interactions of this user are missing (events_unavailable)."
+    assert page.notice("degraded") == said
+
+
 def test_unknown_id_gets_a_cold_start_list(page: Page) -> None:
     page.ask_for("nobody / at all")
     assert "nobody / at all" in page.notice("unknown")
