@@ -99,6 +99,7 @@ def run(config: RunConfig, interruption: Interruption) -> None:
     if config.dry_run:
         left = [step for step in steps if not _is_done(output, step, wanted)]
         cluster.connect(config.cluster)
+        _require_devices(config, left)
         command_line.show_plan(config, output, [(step.name, step not in left) for step in steps])
         return
     with owned(output, config.wait) as require_owned:
@@ -111,6 +112,7 @@ def run(config: RunConfig, interruption: Interruption) -> None:
             if not config.cluster.autoscales:
                 asked = command_line.needs(config)
                 cluster.require({step.name: asked[step.name] for step in left if step.name in asked})
+            _require_devices(config, left)
             cluster.require_shared(command_line.local_folders(config))
             with recording:
                 _run_steps(left, output, wanted, Progress(len(left)), recording, interruption, require_owned)
@@ -118,6 +120,12 @@ def run(config: RunConfig, interruption: Interruption) -> None:
         else:
             print("Nothing to do: every stage was finished by an earlier run of the same configuration and data.")
     command_line.show_result(config, output)
+
+
+def _require_devices(config: RunConfig, left: Sequence[Step]) -> None:
+    """Raise ConfigError for what training can't do on the devices it would get, before hours of stages lead there."""
+    if any(step.name == "checkpoints" for step in left) and not config.cluster.autoscales:
+        config.train.deepspeed.require_device(train.wants_gpu(config.train))
 
 
 def timings(context: StageContext) -> dict[str, dict[str, Any]]:

@@ -74,6 +74,11 @@ def load_encoder(config: Config, max_tokens: int) -> PromptEncoder:
     return PromptEncoder(tokenizer, max_tokens, is_masked(architecture))
 
 
+def blocks(config: Config) -> int:
+    """Return how many blocks a model has, without loading its weights."""
+    return _architecture(_base(config)).get_text_config().num_hidden_layers
+
+
 def save(llm: ClickLlm, tokenizer: PreTrainedTokenizerBase, folder: str, state_dict: Mapping[str, Tensor] | None = None) -> None:
     """Write an ordinary transformers folder, or with LoRA an ordinary peft folder and the name of its base.
 
