@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from components.bounds import require_above, require_at_least
 from components.errors import ConfigError
 
 
@@ -24,8 +25,8 @@ class Config:
     """Power of the distance between the two projections (CoReLLa's alpha; its value is not published)."""
 
     def __post_init__(self) -> None:
-        if self.width < 1 or self.exponent <= 0:
-            raise ConfigError(f"alignment: expected width >= 1 and exponent > 0, got {self.width} and {self.exponent}")
+        require_at_least(1, {"train.alignment.width": self.width})
+        require_above(0, {"train.alignment.exponent": self.exponent})
 
     def require_layers(self, llm_blocks: int | None, crm_layers: int) -> None:
         """Raise ConfigError for a pair whose layers models of these depths lack; None where the LLM's is not known yet."""

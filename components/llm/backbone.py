@@ -70,7 +70,7 @@ def load_encoder(config: Config, max_tokens: int) -> PromptEncoder:
     # A RoBERTa has fewer usable positions than its configuration says; its tokenizer knows.
     positions = min(getattr(architecture.get_text_config(), "max_position_embeddings", max_tokens), tokenizer.model_max_length)
     if max_tokens > positions:
-        raise ConfigError(f"max_tokens: expected at most {positions}, which {config.path} can read, got {max_tokens}")
+        raise ConfigError(f"prompts.max_tokens: expected at most {positions}, which {config.path} can read, got {max_tokens}")
     return PromptEncoder(tokenizer, max_tokens, is_masked(architecture))
 
 
