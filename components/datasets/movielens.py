@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import pandas as pd
 import pyarrow as pa
@@ -74,6 +75,8 @@ class MovieLens1m:
     class Config:
         """How MovieLens-1M is read."""
 
+        OPERATIONAL: ClassVar = ("download",)
+
         positive_above: float = 3.0
         """Ratings (1 to 5) above this are positive."""
         download: bool = False
@@ -85,9 +88,13 @@ class MovieLens1m:
     def __init__(self, config: Config, archive: Archive = ARCHIVE_1M) -> None:
         self.config, self._archive = config, archive
 
+    def would_fetch(self, folder: str) -> bool:
+        """Tell whether `read` will download."""
+        return self.config.download and bool(missing_files(folder, self.FILES))
+
     def read(self, folder: str) -> Tables:
         """Find the three files, download them where the user agreed; raises DataError naming those that are missing."""
-        if self.config.download and missing_files(folder, self.FILES):
+        if self.would_fetch(folder):
             fetch(self._archive, [f"ml-1m/{name}" for name in ("README", "users.dat", "movies.dat", "ratings.dat")], folder)
         require_files(
             folder,

@@ -80,7 +80,7 @@ def test_a_config_is_frozen_and_explains_every_field(dataset: type) -> None:
     tree = ast.parse(textwrap.dedent(inspect.getsource(dataset.Config)))
     body = tree.body[0].body  # pyright: ignore[reportAttributeAccessIssue]
     for statement, after in zip(body, [*body[1:], None], strict=True):
-        if isinstance(statement, ast.AnnAssign):
+        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.annotation) != "ClassVar":
             explained = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
             assert explained, f"{ast.unparse(statement)} has no docstring"
 
