@@ -42,12 +42,17 @@ def parse(arguments: Sequence[str] | None) -> RunConfig:
     config = replace(config, output=config.output or f"runs/{config.recipe}")
     _require_finite(artifacts.as_plain(config))
     _refuse_relative_in_job(config)
-    if not config.data and not isinstance(config.dataset, Demo.Config):
+    if not has_data(config) and not config.dry_run:
         raise ConfigError("--data: expected the folder or URI of the raw files, got none")
     _require_llm(config.llm)
     # Workers have another working folder.
     llm = replace(config.llm, path=_absolute(config.llm.path)) if Path(config.llm.path).is_dir() else config.llm
     return replace(config, output=_absolute(config.output or ""), data=config.data and _absolute(config.data), llm=llm)
+
+
+def has_data(config: RunConfig) -> bool:
+    """Tell whether raw data was named, or is made."""
+    return bool(config.data) or isinstance(config.dataset, Demo.Config)
 
 
 def _typed(arguments: Sequence[str] | None) -> RunConfig:
