@@ -14,6 +14,7 @@ from components import artifacts
 from components.datasets.raw.delimited import read_delimited
 from components.datasets.raw.download import Archive, fetch
 from components.datasets.raw.folder import missing_files, require_files
+from components.datasets.raw.lines import require_lines
 from components.datasets.raw.values import as_number, as_seconds, as_tags, as_text
 from components.errors import ConfigError
 from components.types import Field, FieldKind, Schema, Source, Tables
@@ -122,6 +123,7 @@ def _schema(positive_above: float, age: FieldKind) -> Schema:
 
 def _source(folder: str, name: str, read: Read) -> Source:
     path = artifacts.join(folder, name)
+    require_lines(path, "the lines that GroupLens ships in it")
     return Source(path, partial(read, path))
 
 
