@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import os
@@ -16,7 +18,7 @@ from tyro.extras import overridable_config_cli
 
 from components import artifacts, storage
 from components.datasets.demo import Demo
-from components.errors import ConfigError
+from components.errors import ConfigError, causes
 from components.joint.deepspeed_engine import deepspeed_config
 from components.llm import config as llm_config
 from components.llm.config import TINY
@@ -36,17 +38,46 @@ DESCRIPTION = "Raw interactions -> a tuned, evaluated, browsable ensemble of a r
 
 def parse(arguments: Sequence[str] | None) -> RunConfig:
     """Return the recipe's configuration with the keys that were typed; a bad command line exits with 2."""
-    recipes = {name: ((recipe.__doc__ or "").strip(), recipe()) for name, recipe in RECIPES.items()}
-    config = overridable_config_cli(recipes, prog="pipelines/full.py", description=DESCRIPTION, args=arguments)
+    config = _typed(arguments)
     config = replace(config, output=config.output or f"runs/{config.recipe}")
     _require_finite(artifacts.as_plain(config))
     _refuse_relative_in_job(config)
-    if not config.data and not isinstance(config.dataset, Demo.Config):
+    if not has_data(config) and not config.dry_run:
         raise ConfigError("--data: expected the folder or URI of the raw files, got none")
     _require_llm(config.llm)
     # Workers have another working folder.
     llm = replace(config.llm, path=_absolute(config.llm.path)) if Path(config.llm.path).is_dir() else config.llm
     return replace(config, output=_absolute(config.output or ""), data=config.data and _absolute(config.data), llm=llm)
+
+
+def has_data(config: RunConfig) -> bool:
+    """Tell whether raw data was named, or is made."""
+    return bool(config.data) or isinstance(config.dataset, Demo.Config)
+
+
+def _typed(arguments: Sequence[str] | None) -> RunConfig:
+    """Return the recipe's configuration with the keys that were typed; raises ConfigError for a value that a Config refuses."""
+    recipes = {name: ((recipe.__doc__ or "").strip(), recipe()) for name, recipe in RECIPES.items()}
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return overridable_config_cli(recipes, prog="pipelines/full.py", description=DESCRIPTION, args=arguments)
+    except SystemExit as left:
+        refused = next((error for error in causes(left) if isinstance(error, ConfigError)), None)
+        if refused is None:
+            print(printed.getvalue(), end="", file=sys.stderr)
+            raise
+        # Where tyro was when it was refused, in its own words: "__tyro-dummy-inner__.train.joint"; of the whole, the class.
+        places = [str(getattr(error, "arg", "")) for error in causes(left)]
+        part = next((place.partition(".")[2] for place in places if place.startswith("__")), "").replace("-", "_")
+    raise ConfigError(_whole_key(part, str(refused)))
+
+
+def _whole_key(part: str, said: str) -> str:
+    """Complete the key with which an error begins ("epochs: ...", "joint.epochs: ...") by the part of the configuration that it is in."""
+    names = part.split(".") if part else []
+    starts = [start for start in range(len(names)) if said.startswith(tuple(".".join(names[start:]) + end for end in ".:"))]
+    return ".".join([*names[: starts[0] if starts else len(names)], said])
 
 
 def _require_finite(value: Any, key: str = "") -> None:

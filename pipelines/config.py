@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from tyro.conf import Suppress, subcommand
 
-from components.crm import CrmConfig
+from components.bounds import require_seed
+from components.crm import CrmConfig, build
 from components.datasets.amazon import Amazon
 from components.datasets.collm import CollmMl1m
 from components.datasets.demo import Demo
@@ -16,7 +17,9 @@ from components.datasets.tabular import Tabular
 from components.errors import ConfigError
 from components.llm import config as llm_config
 from components.llm import tiny_config
+from components.llm.config import TINY
 from components.tracking import Tracking
+from components.types import CrmInputs, Slot
 from pipelines import cluster, evaluate, prepare, prompts, score, train
 from tune import search
 
@@ -28,6 +31,7 @@ Dataset = (
     | Annotated[Amazon.Config, subcommand("amazon")]
     | Annotated[Tabular.Config, subcommand("tabular")]
 )
+SOME_INPUTS = CrmInputs((Slot("item_id", 0, 1, 1),), embedding_rows=2, numeric_names=(), history_length=1, item_slot=0)
 READERS: dict[type, type] = {reader.Config: reader for reader in (Demo, MovieLens100k, MovieLens1m, CollmMl1m, Amazon, Tabular)}
 
 
@@ -61,5 +65,33 @@ class RunConfig:
     cluster: cluster.Config = field(default_factory=cluster.Config)
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ConfigError(f"seed: expected a number >= 0, got {self.seed}")
+        parts = {"dataset": self.dataset, "tiny": self.tiny, "llm": self.llm, "tune": self.tune, "evaluate": self.evaluate}
+        seeds = {f"{name}.seed": part.seed for name, part in parts.items() if hasattr(part, "seed")}
+        require_seed({"seed": self.seed, **seeds})
+        if self.train.use_gpu == "no":
+            self.train.deepspeed.require_device(gpu=False)
+        self._require_layers()
+        self._require_prompts()
+
+    def _require_layers(self) -> None:
+        """Raise ConfigError for an alignment of layers that the models lack, as far as their shapes are known before there is data."""
+        if not self.train.alignment.pairs:
+            return
+        crm = build(replace(self.crm, ignored=()), SOME_INPUTS)  # what it reads has nothing to do with how deep it is
+        self.train.alignment.require_layers(self.tiny.layers if self.llm.path == TINY else None, len(crm.hidden_widths))
+
+    def _require_prompts(self) -> None:
+        """Raise ConfigError for stages of training that would find no prompts, and for prompts that the tiny model can't read."""
+        if self.train.warmup.weights.llm:
+            got = f"got {self.train.warmup.weights.llm:g}"
+            raise ConfigError(
+                f"train.warmup.weights.llm: expected 0, the warm-up's samples are no prompts; {got} (train.joint trains both)"
+            )
+        for name, stage in (("joint", self.train.joint), ("llm", self.train.llm)):
+            if stage.epochs and not getattr(self.prompts, f"{name}_samples"):
+                raise ConfigError(f"prompts.{name}_samples: expected 1 or more where train.{name}.epochs is {stage.epochs}, got 0")
+        if self.llm.path == TINY and self.prompts.max_tokens > self.tiny.max_positions:
+            raise ConfigError(
+                f"prompts.max_tokens: expected at most {self.tiny.max_positions}, which the tiny model can read (--tiny.max-positions), "
+                f"got {self.prompts.max_tokens}"
+            )

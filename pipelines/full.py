@@ -16,10 +16,11 @@ from typing import Any
 from ray.exceptions import RayError
 
 from components import artifacts, storage
+from components.datasets.movielens import MovieLens1m
 from components.disk import named_when_full
 from components.errors import ArtifactError, ConfigError, TandemError, causes, one_line
 from components.llm.config import TINY
-from components.types import Tables
+from components.types import Schema, Tables
 from pipelines import VERSION, cluster, code, command_line, evaluate, policy, prepare, prompts, score, train
 from pipelines import backbone as tiny_backbone
 from pipelines import ensemble as gathering
@@ -32,6 +33,8 @@ from pipelines.recording import Recording
 from pipelines.stage import StageContext, clear_scratch
 
 CODE = "code"  # in an artifact's facts: the digest of the code that made it
+FINISHED = "every stage was finished by an earlier run of the same configuration and data"
+NO_DATA = Tables(Schema(0.0, 1.0, 0.5), interactions=())  # what a plan is made for where there is none yet
 
 
 @dataclass(frozen=True)
@@ -93,31 +96,59 @@ def fingerprints(steps: Sequence[Step]) -> dict[str, str]:
 def run(config: RunConfig, interruption: Interruption) -> None:
     """Run every stage whose artifact is not there yet, and show what came out."""
     output = config.output or ""
+    if config.dry_run:
+        _plan(config, output)
+        return
     tables = READERS[type(config.dataset)](config.dataset).read(config.data or "")
     steps = chain(config, output, tables)
     wanted = fingerprints(steps)
-    if config.dry_run:
-        left = [step for step in steps if not _is_done(output, step, wanted)]
-        cluster.connect(config.cluster)
-        command_line.show_plan(config, output, [(step.name, step not in left) for step in steps])
-        return
     with owned(output, config.wait) as require_owned:
         left = [step for step in steps if not (_is_done(output, step, wanted) or _was_finished(output, step, wanted, require_owned))]
         clear_scratch(output, [wanted[step.name] for step in steps if step not in left])  # of runs killed before they cleared it
         _name_edited(output, [step for step in steps if step not in left])
         recording = Recording(config, output, wanted["report"])
+        if left:
+            _connect(config, left)
+        else:
+            print(f"Nothing to do{'' if recording.is_complete() else ' but to send what MLflow lacks'}: {FINISHED}.")
         if left or not recording.is_complete():
-            cluster.connect(config.cluster)
-            if not config.cluster.autoscales:
-                asked = command_line.needs(config)
-                cluster.require({step.name: asked[step.name] for step in left if step.name in asked})
-            cluster.require_shared(command_line.local_folders(config))
             with recording:
                 _run_steps(left, output, wanted, Progress(len(left)), recording, interruption, require_owned)
                 recording.finish()
-        else:
-            print("Nothing to do: every stage was finished by an earlier run of the same configuration and data.")
     command_line.show_result(config, output)
+
+
+def _plan(config: RunConfig, output: str) -> None:
+    """Show what a run would do; it needs no data for that, and fetches none."""
+    reader, tables = READERS[type(config.dataset)](config.dataset), NO_DATA
+    if not command_line.has_data(config):
+        print("data: none given (--data), so nothing can be reused")
+    elif isinstance(reader, MovieLens1m) and reader.would_fetch(config.data or ""):
+        print(f"data: none in {config.data} yet, a run downloads it (--dataset.download), so nothing can be reused")
+    else:
+        tables = reader.read(config.data or "")
+    steps = chain(config, output, tables)
+    wanted = fingerprints(steps)
+    left = [step for step in steps if not _is_done(output, step, wanted)]
+    cluster.connect(config.cluster)
+    _require_devices(config, left)
+    command_line.show_plan(config, output, [(step.name, step not in left) for step in steps])
+
+
+def _connect(config: RunConfig, left: Sequence[Step]) -> None:
+    """Join the cluster; raises ResourceError or ConfigError where it can't do what is left."""
+    cluster.connect(config.cluster)
+    if not config.cluster.autoscales:
+        asked = command_line.needs(config)
+        cluster.require({step.name: asked[step.name] for step in left if step.name in asked})
+    _require_devices(config, left)
+    cluster.require_shared(command_line.local_folders(config))
+
+
+def _require_devices(config: RunConfig, left: Sequence[Step]) -> None:
+    """Raise ConfigError for what training can't do on the devices it would get, before hours of stages lead there."""
+    if any(step.name == "checkpoints" for step in left) and not config.cluster.autoscales:
+        config.train.deepspeed.require_device(train.wants_gpu(config.train))
 
 
 def timings(context: StageContext) -> dict[str, dict[str, Any]]:

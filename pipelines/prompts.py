@@ -9,7 +9,8 @@ import pyarrow as pa
 from ray.data import ActorPoolStrategy, Dataset
 
 from components import artifacts
-from components.errors import ConfigError
+from components.bounds import require_at_least
+from components.errors import DataError
 from components.features.sampling import uniform_hash
 from components.llm import config as llm_config
 from pipelines.cluster import map_tables, read_parts, where, write_parts
@@ -38,12 +39,9 @@ class Config:
     """Workers that render prompts."""
 
     def __post_init__(self) -> None:
-        if (
-            min(self.history_length, self.joint_samples, self.llm_samples) < 0
-            or min(self.early_stopping_samples, self.actors) < 1
-            or self.max_tokens < 32
-        ):
-            raise ConfigError(f"prompts: expected counts >= 0, early_stopping_samples and actors >= 1 and max_tokens >= 32, got {self}")
+        least = {"history_length": 0, "joint_samples": 0, "llm_samples": 0, "early_stopping_samples": 1, "actors": 1, "max_tokens": 32}
+        for name, bound in least.items():
+            require_at_least(bound, {f"prompts.{name}": getattr(self, name)})
 
 
 def run(context: StageContext, config: Config, llm: llm_config.Config, seed: int) -> None:
@@ -76,9 +74,11 @@ def run(context: StageContext, config: Config, llm: llm_config.Config, seed: int
     )
     rendered = prompts.materialize()
     counts: dict[str, int] = {}
-    for name in parts:
+    for name, (split, low, high) in parts.items():
         part = where(rendered, "part", "==", name)
         counts[name] = part.count()
+        if high > low and not counts[name]:  # a hash decides about each sample: of a handful it may draw none
+            raise DataError(f"prompts: expected some of the {rows[split]:,} samples of {split} for {name}, none was drawn; ask for more")
         write_parts(part.drop_columns(["part"]), artifacts.join(context.folder, name), counts[name])
     context.progress.say(", ".join(f"{name} {count:,}" for name, count in counts.items()) + " prompts written")
     context.facts.update(prompts=counts, work=(sum(counts.values()), "prompts"))

@@ -64,7 +64,9 @@ class Recording:
 
     @property
     def _mark(self) -> dict[str, str]:
-        return {"fingerprint": self._fingerprint, "store": without_credentials(self.store), "experiment": self._config.tracking.experiment}
+        known = self._config.tracking
+        names = {"experiment": known.experiment, "registered_model": known.registered_model, "alias": known.alias}
+        return {"fingerprint": self._fingerprint, "store": without_credentials(self.store), **names}
 
     def __enter__(self) -> Recording:
         if self.store == default_store(self._output) and not storage.is_local(storage.filesystem(self._output)[0]):

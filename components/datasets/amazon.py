@@ -14,6 +14,7 @@ from components import artifacts
 from components.datasets.raw.folder import list_files, require_columns, require_files
 from components.datasets.raw.json_lines import json_names, read_json_lines
 from components.datasets.raw.kcore import k_core
+from components.datasets.raw.lines import require_lines
 from components.datasets.raw.values import as_number, as_seconds, as_tags, as_text
 from components.errors import ConfigError, DataError
 from components.types import Field, FieldKind, Schema, Source, Tables
@@ -109,6 +110,8 @@ class Amazon:
     def read(self, folder: str) -> Tables:
         """Find the files; raises DataError where there are no reviews."""
         reviews, metadata = self._files(folder)
+        for path in (*reviews, *metadata):
+            require_lines(path, f"JSON lines, one {'review' if path in reviews else 'item'} a line")
         keys = _release(reviews)
         core = Core(reviews, keys, self.config.k_core)
         fields = METADATA_FIELDS if metadata else ()

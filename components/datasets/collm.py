@@ -14,6 +14,7 @@ from components import artifacts
 from components.datasets.raw.chunk import RawChunk
 from components.datasets.raw.folder import require_files
 from components.datasets.raw.json_lines import read_json_lines
+from components.datasets.raw.lines import require_lines
 from components.datasets.raw.values import as_lists, as_number, as_seconds, as_text, is_list, list_lengths
 from components.types import Schema, Source, Tables
 
@@ -36,6 +37,8 @@ class CollmMl1m:
         """Find the three files; raises DataError naming those that are missing."""
         require_files(folder, FILES, "Each line is an object with uid, iid, label, timestamp, title, his and his_title.")
         paths = {split: artifacts.join(folder, name) for split, name in zip(SPLITS, FILES, strict=True)}
+        for path in paths.values():
+            require_lines(path, "JSON lines, one interaction a line")
         return Tables(
             schema=Schema(0.0, 1.0, 0.5, item_noun="movie", shipped_split=True),
             interactions=tuple(Source(path, partial(_interactions, path, split)) for split, path in paths.items()),

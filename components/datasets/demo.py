@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from components.bounds import require_at_least
 from components.errors import ConfigError, DataError
 from components.types import Field, FieldKind, Schema, Source, Tables
 
@@ -79,8 +80,8 @@ class Demo:
 
         def __post_init__(self) -> None:
             room = len(THEMES) * len(TITLE_WORDS) * 8
-            if self.seed < 0 or self.users < 1:
-                raise ConfigError(f"dataset: expected seed >= 0 and users >= 1, got {self.seed} and {self.users}")
+            require_at_least(1, {"dataset.users": self.users})
+            require_at_least(0, {f"dataset.{name}": getattr(self, name) for name in ("seed", "told_worth", "untold_worth", "taste")})
             if not 3 * MIN_RATINGS <= self.items <= room:
                 raise ConfigError(f"dataset.items: expected {3 * MIN_RATINGS} to {room} (the titles that there are), got {self.items}")
             low, high = MIN_RATINGS * self.users, self.users * (self.items // 3)
@@ -90,8 +91,6 @@ class Demo:
                 )
             if not 0 <= self.new_items <= 0.9:
                 raise ConfigError(f"dataset.new_items: expected a share of 0 to 0.9, got {self.new_items}")
-            if min(self.told_worth, self.untold_worth, self.taste) < 0:
-                raise ConfigError("dataset: expected told_worth, untold_worth and taste >= 0")
 
     SCHEMA = Schema(
         rating_min=1.0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import pandas as pd
 import pyarrow as pa
@@ -13,6 +14,7 @@ from components import artifacts
 from components.datasets.raw.delimited import read_delimited
 from components.datasets.raw.download import Archive, fetch
 from components.datasets.raw.folder import missing_files, require_files
+from components.datasets.raw.lines import require_lines
 from components.datasets.raw.values import as_number, as_seconds, as_tags, as_text
 from components.errors import ConfigError
 from components.types import Field, FieldKind, Schema, Source, Tables
@@ -74,6 +76,8 @@ class MovieLens1m:
     class Config:
         """How MovieLens-1M is read."""
 
+        OPERATIONAL: ClassVar = ("download",)
+
         positive_above: float = 3.0
         """Ratings (1 to 5) above this are positive."""
         download: bool = False
@@ -85,9 +89,13 @@ class MovieLens1m:
     def __init__(self, config: Config, archive: Archive = ARCHIVE_1M) -> None:
         self.config, self._archive = config, archive
 
+    def would_fetch(self, folder: str) -> bool:
+        """Tell whether `read` will download."""
+        return self.config.download and bool(missing_files(folder, self.FILES))
+
     def read(self, folder: str) -> Tables:
         """Find the three files, download them where the user agreed; raises DataError naming those that are missing."""
-        if self.config.download and missing_files(folder, self.FILES):
+        if self.would_fetch(folder):
             fetch(self._archive, [f"ml-1m/{name}" for name in ("README", "users.dat", "movies.dat", "ratings.dat")], folder)
         require_files(
             folder,
@@ -115,6 +123,7 @@ def _schema(positive_above: float, age: FieldKind) -> Schema:
 
 def _source(folder: str, name: str, read: Read) -> Source:
     path = artifacts.join(folder, name)
+    require_lines(path, "the lines that GroupLens ships in it")
     return Source(path, partial(read, path))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from components.bounds import require_above, require_at_least
 from components.errors import ConfigError
 
 
@@ -24,8 +25,17 @@ class Config:
     """Power of the distance between the two projections (CoReLLa's alpha; its value is not published)."""
 
     def __post_init__(self) -> None:
-        if self.width < 1 or self.exponent <= 0:
-            raise ConfigError(f"alignment: expected width >= 1 and exponent > 0, got {self.width} and {self.exponent}")
+        require_at_least(1, {"train.alignment.width": self.width})
+        require_above(0, {"train.alignment.exponent": self.exponent})
+
+    def require_layers(self, llm_blocks: int | None, crm_layers: int) -> None:
+        """Raise ConfigError for a pair whose layers models of these depths lack; None where the LLM's is not known yet."""
+        for block, layer in self.pairs:
+            if not (0 <= block < (block + 1 if llm_blocks is None else llm_blocks) and 0 <= layer < crm_layers):
+                blocks = "from 0" if llm_blocks is None else f"0 to {llm_blocks - 1}"
+                raise ConfigError(
+                    f"train.alignment.pairs: expected LLM blocks {blocks} and CRM layers 0 to {crm_layers - 1}, got {(block, layer)}"
+                )
 
 
 class Alignment(nn.Module):
@@ -36,11 +46,8 @@ class Alignment(nn.Module):
 
     def __init__(self, config: Config, llm_width: int, llm_blocks: int, crm_widths: Sequence[int]) -> None:
         super().__init__()
+        config.require_layers(llm_blocks, len(crm_widths))
         self.pairs = config.pairs or spread_pairs(llm_blocks, len(crm_widths))
-        for block, layer in self.pairs:
-            if not (0 <= block < llm_blocks and 0 <= layer < len(crm_widths)):
-                allowed = f"LLM blocks 0 to {llm_blocks - 1} and CRM layers 0 to {len(crm_widths) - 1}"
-                raise ConfigError(f"alignment.pairs: expected {allowed}, got {(block, layer)}")
         self.exponent = config.exponent
         self.from_llm = nn.ModuleList(nn.Linear(llm_width, config.width) for _ in self.pairs)
         self.from_crm = nn.ModuleList(nn.Linear(crm_widths[layer], config.width) for _, layer in self.pairs)

@@ -44,6 +44,14 @@ class Config:
         if self.gradient_clipping <= 0:
             raise ConfigError(f"train.deepspeed.gradient_clipping: expected a number > 0, got {self.gradient_clipping}")
 
+    def require_device(self, gpu: bool) -> None:
+        """Raise ConfigError for what only GPU workers can do, where there are none."""
+        if self.offload != "none" and not gpu:
+            raise ConfigError(
+                "train.deepspeed.offload: expected 'none' without GPU workers, where everything is in the host's memory already, "
+                f"got {self.offload!r}"
+            )
+
 
 def deepspeed_config(config: Config, micro_batch: int, accumulation: int, workers: int) -> dict[str, Any]:
     """Derive DeepSpeed's JSON from the same numbers that everything else uses."""
@@ -71,10 +79,7 @@ class DeepSpeedEngine:
     def __init__(
         self, model: JointModel, groups: Sequence[ParameterGroup], device: str, config: Config, micro_batch: int, accumulation: int
     ) -> None:
-        if device == "cpu" and config.offload != "none":
-            raise ConfigError(
-                f"train.deepspeed.offload '{config.offload}' needs GPU workers; on CPU everything is in the host's memory already"
-            )
+        config.require_device(gpu=device != "cpu")
         _prepare(device)
         import deepspeed
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from components.bounds import require_at_least
 from components.errors import ConfigError
 from components.joint.alignment import Alignment
 from components.losses import click_loss
@@ -25,8 +26,13 @@ class LossWeights:
     """Weight of the distance between hidden states; 0 trains without alignment."""
 
     def __post_init__(self) -> None:
-        if min(self.llm, self.crm, self.alignment) < 0 or max(self.llm, self.crm) == 0:
-            raise ConfigError(f"loss weights: expected numbers >= 0 with llm or crm above 0, got {self}")
+        require_at_least(0, {"llm": self.llm, "crm": self.crm, "alignment": self.alignment})
+        if not (self.llm or self.crm):
+            raise ConfigError("llm: expected a weight above 0 for llm or crm, got 0 for both")
+        if self.alignment and not (self.llm and self.crm):
+            raise ConfigError(
+                f"alignment: expected 0 where only one model is trained (llm {self.llm:g}, crm {self.crm:g}), got {self.alignment:g}"
+            )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from components.bounds import require_above, require_at_least
 from components.errors import ConfigError
 from components.joint.model import LossWeights
 
@@ -39,10 +40,11 @@ class StageConfig:
     """Epochs without a better validation AUC after which the stage ends."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or self.micro_batch < 1 or self.accumulation < 1 or self.patience < 1:
-            raise ConfigError(f"stage: expected epochs >= 0, micro_batch, accumulation and patience >= 1, got {self}")
-        if min(self.crm_learning_rate, self.llm_learning_rate) <= 0 or self.weight_decay < 0 or not 0 <= self.warmup_share < 1:
-            raise ConfigError(f"stage: expected learning rates > 0, weight_decay >= 0 and warmup_share in [0, 1), got {self}")
+        require_at_least(0, {"epochs": self.epochs, "weight_decay": self.weight_decay})
+        require_at_least(1, {"micro_batch": self.micro_batch, "accumulation": self.accumulation, "patience": self.patience})
+        require_above(0, {"crm_learning_rate": self.crm_learning_rate, "llm_learning_rate": self.llm_learning_rate})
+        if not 0 <= self.warmup_share < 1:
+            raise ConfigError(f"warmup_share: expected a share in [0, 1), got {self.warmup_share}")
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,10 @@ class Workbench:
         self.layout = backbone.load_encoder(parts.llm, parts.max_tokens).layout
 
     def training(self, stages: list[Stage], around: Surroundings) -> Training:
-        """Return the run of these stages."""
+        """Return the run of these stages; raises ConfigError where a later one could not begin."""
+        if self._parts.alignment.pairs and any(stage.config.weights.alignment for stage in stages):
+            layers = len(build_crm(self._parts.crm, self.store.inputs).hidden_widths)
+            self._parts.alignment.require_layers(backbone.blocks(self._parts.llm), layers)
         valid: dict[ModelName, str] = {"crm": join(self._parts.tables, "valid"), "llm": join(self._parts.prompts, "early_stopping")}
         return Training(stages, self.build, self.engine, self.store, self.layout, valid, self._parts.seed, around)
 

@@ -70,8 +70,13 @@ def load_encoder(config: Config, max_tokens: int) -> PromptEncoder:
     # A RoBERTa has fewer usable positions than its configuration says; its tokenizer knows.
     positions = min(getattr(architecture.get_text_config(), "max_position_embeddings", max_tokens), tokenizer.model_max_length)
     if max_tokens > positions:
-        raise ConfigError(f"max_tokens: expected at most {positions}, which {config.path} can read, got {max_tokens}")
+        raise ConfigError(f"prompts.max_tokens: expected at most {positions}, which {config.path} can read, got {max_tokens}")
     return PromptEncoder(tokenizer, max_tokens, is_masked(architecture))
+
+
+def blocks(config: Config) -> int:
+    """Return how many blocks a model has, without loading its weights."""
+    return _architecture(_base(config)).get_text_config().num_hidden_layers
 
 
 def save(llm: ClickLlm, tokenizer: PreTrainedTokenizerBase, folder: str, state_dict: Mapping[str, Tensor] | None = None) -> None:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from components.bounds import require_at_least
 from components.errors import ConfigError
 
 TINY = "tiny"
@@ -45,7 +46,6 @@ class Config:
             raise ConfigError("llm.path: expected a hub id, a local folder or 'tiny', got nothing")
         if self.revision and not re.fullmatch(COMMIT, self.revision):
             raise ConfigError(f"llm.revision: expected a commit of 40 hex digits, got {self.revision!r}")
-        if self.lora_rank < 1 or self.lora_alpha < 1:
-            raise ConfigError(f"llm.lora_rank and llm.lora_alpha: expected at least 1, got {self.lora_rank} and {self.lora_alpha}")
+        require_at_least(1, {"llm.lora_rank": self.lora_rank, "llm.lora_alpha": self.lora_alpha})
         if not 0.0 <= self.lora_dropout < 1.0:
             raise ConfigError(f"llm.lora_dropout: expected 0 to below 1, got {self.lora_dropout}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from components.bounds import require_at_least
 from components.errors import ConfigError
 
 SMALLEST_VOCABULARY = 300  # 256 bytes, the special tokens and the answer words
@@ -31,7 +32,8 @@ class Config:
     """Share the weights of input embeddings and vocabulary head."""
 
     def __post_init__(self) -> None:
-        if self.hidden_size % (2 * self.heads):
+        require_at_least(1, {f"tiny.{name}": getattr(self, name) for name in ("layers", "heads", "intermediate", "max_positions")})
+        if self.hidden_size < 1 or self.hidden_size % (2 * self.heads):
             raise ConfigError(f"tiny.hidden_size: expected a multiple of twice the heads ({2 * self.heads}), got {self.hidden_size}")
         if self.vocabulary_size < SMALLEST_VOCABULARY:
             raise ConfigError(f"tiny.vocabulary_size: expected at least {SMALLEST_VOCABULARY}, got {self.vocabulary_size}")

@@ -93,7 +93,7 @@ class PromptEncoder:
         head = self._segment(prompt.head, after="")
         fixed = len(self.layout.opening) + len(head) + max(tail_tokens, self.tail_tokens) + len(self.layout.closing)
         if fixed > self.max_tokens:
-            raise ConfigError(f"max_tokens: expected at least {fixed} for a prompt's profile and question, got {self.max_tokens}")
+            raise ConfigError(f"prompts.max_tokens: expected at least {fixed} for a prompt's profile and question, got {self.max_tokens}")
         history: list[TokenIds] = []
         room = self.max_tokens - fixed
         for line in map(self._segment, reversed(prompt.history)):

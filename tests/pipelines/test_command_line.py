@@ -42,3 +42,32 @@ def test_a_number_that_is_none_is_refused_with_its_key(key: str, number: str, ca
 def test_a_number_that_no_bound_catches_is_refused_too() -> None:
     with pytest.raises(ConfigError, match=r"^train\.checkpoint_every_s: expected a finite number, got nan$"):
         command_line.parse(["demo", "--train.checkpoint-every-s=nan"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("--train.joint.epochs=-1", "train.joint.epochs: expected 0 or more, got -1"),
+        ("--train.llm.weights.crm=-1", "train.llm.weights.crm: expected 0 or more, got -1.0"),
+        ("--tiny.heads=0", "tiny.heads: expected 1 or more, got 0"),
+        ("--dataset.users=0", "dataset.users: expected 1 or more, got 0"),
+        ("--crm.dcnv2.cross-layers=0", "crm.dcnv2: expected cross_layers >= 1 and rank >= 0, got 0 and 0"),
+        ("--crm.fold-in.gain=0", "crm.fold_in: expected size >= 0, and gain and ridges > 0, got "),
+        ("--seed=-1", "seed: expected 0 to 4294967295, got -1"),
+    ],
+)
+def test_a_refused_value_is_one_line_with_its_whole_key(typed: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        command_line.parse(["demo", typed])
+    assert str(refused.value).startswith(message)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("typed", "said"), [("--tiny.heds=2", "--tiny.heads"), ("--tiny.heads=two", "--tiny.heads")])
+def test_what_is_no_key_or_no_value_of_its_type_is_told_in_tyros_words(typed: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        command_line.parse(["demo", typed])
+    assert left.value.code == 2
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert "tyro" not in printed

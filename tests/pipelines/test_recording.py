@@ -52,3 +52,10 @@ def test_runs_are_recorded_beside_a_local_output_else_in_the_home_folder(tmp_pat
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert default_store(str(tmp_path / "runs" / "demo")) == f"sqlite:///{tmp_path}/runs/mlflow.db"
     assert default_store("s3://bucket/runs/demo") == f"sqlite:///{tmp_path}/home/tandem-runs/mlflow.db"
+
+
+@pytest.mark.parametrize("names", [{"registered_model": "other"}, {"alias": "other"}, {"experiment": "other"}])
+def test_what_was_recorded_under_other_names_is_recorded_again(tmp_path: Path, names: dict[str, str]) -> None:
+    artifacts.write_json(str(tmp_path / "run" / MARK), Recording(demo(), str(tmp_path / "run"), "f1")._mark)
+    renamed = replace(demo(), tracking=replace(demo().tracking, **names))
+    assert not Recording(renamed, str(tmp_path / "run"), "f1").is_complete()

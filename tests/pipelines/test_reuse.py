@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -101,3 +103,29 @@ def test_a_rerun_clears_what_a_run_left_that_was_killed_before_it_did(tmp_path: 
 
 def stop(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_finished_run_whose_store_was_away_sends_its_records_without_a_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Store(contextlib.nullcontext):
+        """A store that lacks the run until it is told of it."""
+
+        finished: ClassVar = []
+
+        def __init__(self, *_: object) -> None:
+            super().__init__()
+
+        def is_complete(self) -> bool:
+            return False
+
+        def finish(self) -> None:
+            self.finished.append("sent")
+
+    monkeypatch.setattr(full, "_is_done", lambda *_: True)
+    monkeypatch.setattr(full, "Recording", Store)
+    monkeypatch.setattr(full.cluster, "connect", stop)
+    monkeypatch.setattr(full.command_line, "show_result", lambda *_: None)
+    full.run(replace(demo(), output=str(tmp_path)), Interruption.__new__(Interruption))
+    assert Store.finished == ["sent"]
+    assert capsys.readouterr().out.startswith("Nothing to do but to send what MLflow lacks: every stage was finished ")

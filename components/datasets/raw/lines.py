@@ -30,6 +30,12 @@ def text_blocks(path: str, encoding: str = "utf-8", block_bytes: int = BLOCK_BYT
         line += block.count(b"\n") + 1
 
 
+def require_lines(path: str, expected: str) -> None:
+    """Raise DataError where a file holds nothing, or empty lines alone; `expected` says what should be there."""
+    if next(text_blocks(path), None) is None:
+        raise DataError(f"{path} is empty: expected {expected}")
+
+
 def split_lines(text: str) -> pa.StringArray:
     """Cut a block into its lines, [lines]; both Unix and Windows line breaks are understood."""
     return pc.utf8_rtrim(pc.split_pattern(pa.array([text]), "\n").flatten(), "\r")

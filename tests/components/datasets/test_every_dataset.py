@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import gzip
 import importlib
 import inspect
 import pickle
@@ -17,6 +18,7 @@ import tyro
 
 import components.datasets
 from components.datasets.checks import check_interactions, check_items, check_users
+from components.errors import DataError
 from components.types import Field, FieldKind, Source, Tables
 from pipelines.raw import digest
 from tests.components.datasets.samples import SAMPLES
@@ -80,7 +82,7 @@ def test_a_config_is_frozen_and_explains_every_field(dataset: type) -> None:
     tree = ast.parse(textwrap.dedent(inspect.getsource(dataset.Config)))
     body = tree.body[0].body  # pyright: ignore[reportAttributeAccessIssue]
     for statement, after in zip(body, [*body[1:], None], strict=True):
-        if isinstance(statement, ast.AnnAssign):
+        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.annotation) != "ClassVar":
             explained = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
             assert explained, f"{ast.unparse(statement)} has no docstring"
 
@@ -96,6 +98,17 @@ def test_the_sample_is_read_back_whole(dataset: type, tmp_path: Path) -> None:
     found = (rows(tables.interactions), rows(tables.users), rows(tables.items))
     for count, expected in zip(found, (sample.interactions, sample.users, sample.items), strict=True):
         assert count == expected or expected is None
+
+
+@every_dataset
+def test_an_empty_file_is_named(dataset: type, tmp_path: Path) -> None:
+    tables_of(dataset, tmp_path)
+    for path in sorted(tmp_path.iterdir()):
+        whole = path.read_bytes()
+        path.write_bytes(gzip.compress(b"\n") if path.suffix == ".gz" else b"\n")
+        with pytest.raises(DataError, match=rf"{path.name}.* is empty"):
+            dataset(dataset.Config(**SAMPLES[dataset.__name__].settings)).read(str(tmp_path))
+        path.write_bytes(whole)
 
 
 @every_dataset

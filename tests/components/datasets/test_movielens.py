@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from components import artifacts
 from components.datasets.movielens import MovieLens1m, MovieLens100k
 from components.errors import ConfigError, DataError
 from components.types import Field, FieldKind, Source
@@ -116,3 +117,8 @@ def test_the_real_movielens_1m_is_read_with_made_up_times(shared_data: Callable[
     assert ratings["user_id"].nunique() == 6_040
     assert not users.isna().any(axis=None)
     assert not items.isna().any(axis=None)
+
+
+def test_how_the_files_came_is_not_in_the_fingerprint_of_what_is_read() -> None:
+    agreed, not_asked = (artifacts.fingerprint(MovieLens1m.Config(download=download)) for download in (True, False))
+    assert agreed == not_asked

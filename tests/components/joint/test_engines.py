@@ -184,3 +184,10 @@ def test_deepspeeds_json_says_what_the_configuration_says() -> None:
     assert found["gradient_clipping"] == 0.5
     assert found["bf16"] == {"enabled": True}
     assert found["zero_optimization"] == {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+
+
+def test_offload_is_refused_where_there_is_no_gpu() -> None:
+    with pytest.raises(ConfigError, match=r"^train\.deepspeed\.offload: expected 'none' without GPU workers, .*, got 'all'$"):
+        deepspeed_engine.Config(zero_stage=3, offload="all").require_device(gpu=False)
+    deepspeed_engine.Config(zero_stage=3, offload="all").require_device(gpu=True)
+    deepspeed_engine.Config().require_device(gpu=False)

@@ -86,7 +86,17 @@ def test_hidden_states_are_asked_for_only_where_they_are_aligned() -> None:
     assert model.llm.asked == {"with_hidden": False}
 
 
-@pytest.mark.parametrize("weights", [{}, {"alignment": 1.0}, {"llm": 1.0, "crm": -1.0}, {"llm": 1.0, "alignment": -0.1}])
-def test_weights_that_train_nothing_or_away_from_the_goal_are_refused(weights: dict) -> None:
-    with pytest.raises(ConfigError, match="numbers >= 0 with llm or crm above 0"):
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({}, "^llm: expected a weight above 0 for llm or crm"),
+        ({"alignment": 1.0}, "^llm: expected a weight above 0 for llm or crm"),
+        ({"llm": 1.0, "crm": -1.0}, "^crm: expected 0 or more, got -1"),
+        ({"llm": 1.0, "alignment": -0.1}, "^alignment: expected 0 or more, got -0.1"),
+        ({"llm": 1.0, "alignment": 0.1}, r"^alignment: expected 0 where only one model is trained \(llm 1, crm 0\), got 0.1"),
+        ({"crm": 1.0, "alignment": 0.1}, r"^alignment: expected 0 where only one model is trained \(llm 0, crm 1\), got 0.1"),
+    ],
+)
+def test_weights_that_train_nothing_or_away_from_the_goal_are_refused(weights: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         LossWeights(**weights)

@@ -56,6 +56,7 @@ def test_a_stage_trains_what_its_loss_weighs_and_the_llm_leads() -> None:
         {"warmup_share": 1.0},
     ],
 )
-def test_an_impossible_stage_is_refused(keys: dict) -> None:
-    with pytest.raises(ConfigError, match="stage: expected"):
+def test_an_impossible_stage_is_refused_with_its_key(keys: dict) -> None:
+    (key,) = keys
+    with pytest.raises(ConfigError, match=rf"^{key}: expected .*, got {keys[key]}$"):
         config(**keys)
