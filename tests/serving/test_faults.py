@@ -203,11 +203,14 @@ def test_an_acknowledged_event_survives_the_death_of_every_process(restarted: Se
 def test_requests_in_flight_are_answered_before_it_stops(restarted: Served) -> None:
     with load(restarted, BOTH, clients=4) as found:
         restarted.wait_until(lambda: len(found.answers) > 20, "answers")
+        told_s = time.monotonic()
         restarted.process.send_signal(signal.SIGTERM)
         restarted.process.wait(timeout=60)
     assert found.statuses <= {200, 503}
-    # Refused or closed between two requests is the end of the endpoint; an answer cut short would not be JSON.
     assert all("results" in answer.body for answer in found.answers if answer.status == 200)
+    assert found.failures, "the clients went on until nobody listened"
+    # Who asks when it stops may find nobody; who had asked before is answered, and nobody gets half an answer.
+    assert [failure.error for failure in found.failures if failure.asked_s < told_s or not failure.is_silence] == []
 
 
 def run_local(temp: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
