@@ -29,12 +29,21 @@ from tests.nodes import free_ports
 from tests.serving import ensembles
 from tests.serving.load import load
 from tests.serving.served import BOTH, Answer, Served, served
+from tests.serving.test_bad_input import DOCUMENTS, JSON, MARK
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.alone]
 DEADLINE_S = 0.8
 EVENTS = 30
-SETTINGS = ("health_check_period_s=1", "health_check_timeout_s=4", "breaker_pause_ms=1000", f"deadline_ms={1000 * DEADLINE_S:.0f}")
+BODY_S = 1.0
+SETTINGS = (
+    "health_check_period_s=1",
+    "health_check_timeout_s=4",
+    "breaker_pause_ms=1000",
+    f"deadline_ms={1000 * DEADLINE_S:.0f}",
+    f"max_body_ms={1000 * BODY_S:.0f}",
+)
 CRM_ONLY = {**BOTH, "threshold": "inf"}
+CROWD = 300  # clients
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +115,32 @@ def test_a_frozen_llm_costs_the_deadline_and_is_replaced(endpoint: Served) -> No
     print(f"\nthe LLM frozen: answered by the CRM after {first.seconds:.2f} s of {DEADLINE_S} s allowed; replaced {away_s:.1f} s later")
 
 
+def test_bad_bodies_are_refused_behind_serves_proxy_as_they_are_without_it(endpoint: Served) -> None:
+    def ask(body: bytes | Iterator[bytes]) -> tuple[int, dict[str, Any]]:
+        with contextlib.closing(http.client.HTTPConnection(endpoint.url.removeprefix("http://"), timeout=30)) as client:
+            client.request("POST", "/v1/score", body, JSON)  # an iterator goes out in chunks
+            answer = client.getresponse()
+            return answer.status, json.load(answer)
+
+    for name in ("half of a surrogate pair", "a number beyond doubles", "100,000 lists in each other"):
+        body, expected = DOCUMENTS[name]
+        status, answer = ask(body)
+        assert (status, answer["error"]["field"]) == (expected, "body")
+        assert MARK not in json.dumps(answer)
+    status, answer = ask(iter([b" " * 65_536] * 16 + [b"{"]))
+    assert (status, answer["error"]["code"]) == (413, "too_large")
+
+
+def test_a_body_that_never_ends_is_answered_behind_serves_proxy(endpoint: Served) -> None:
+    host, port = endpoint.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as client:
+        client.sendall(f"POST /v1/score HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n".encode())
+        client.sendall(b'Content-Length: 100\r\n\r\n{"user": ')
+        started_s, answer = time.monotonic(), client.recv(65_536)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert BODY_S / 2 < time.monotonic() - started_s < BODY_S + 10
+
+
 def test_what_happened_can_be_read_by_prometheus(endpoint: Served) -> None:
     (address,) = re.findall(r"Prometheus: (\S+)", endpoint.log.read_text())
 
@@ -113,7 +148,14 @@ def test_what_happened_can_be_read_by_prometheus(endpoint: Served) -> None:
         with urllib.request.urlopen(address, timeout=10) as response:
             return response.read().decode()
 
-    expected = ["tandem_candidates_total{", 'cause="circuit_open"', 'status="200"', "tandem_breaker{", "tandem_llm_batch_requests_bucket{"]
+    expected = [
+        "ray_serve_num_http_error_requests_total{",
+        "tandem_candidates_total{",
+        'cause="circuit_open"',
+        'status="200"',
+        "tandem_breaker{",
+        "tandem_llm_batch_requests_bucket{",
+    ]
     endpoint.wait_until(lambda: all(name in exported() for name in expected), "the metrics are exported", 30)
 
 
