@@ -18,12 +18,12 @@ import torch
 from grpc import StatusCode
 from transformers import AutoModelForCausalLM
 
-from components.features.visit import Candidate, Visit
-from components.joint.arms import LlmArm
 from components.joint.ensemble import Ensemble
 from tests.end_to_end.command import ROOT, environment, pipeline
 from tests.end_to_end.conftest import FinishedRun
-from tests.serving import strangers
+from tests.serving import score, strangers
+from tests.serving.attacks import ATTACKS
+from tests.serving.http_server import called
 from tests.serving.served import Served, served
 
 pytestmark = pytest.mark.end_to_end
@@ -33,6 +33,7 @@ ROWS = 40
 CLOSE = 1e-4  # float32: the demo's LLM is in full precision
 CLOSE_IN_BFLOAT16 = 5e-3
 OTHERS = 9  # candidates beside the one whose score is known
+ATTACKED_USERS = 10
 CHECK = ROOT.parent / "shared" / "tools" / "check_run.py"
 
 
@@ -184,26 +185,29 @@ def test_rows_of_the_test_split_get_the_scores_they_were_evaluated_with(demo: Fi
         assert endpoint.post("/v1/score", several).body["results"][-1]["p_llm"] == pytest.approx(row.p_llm, abs=CLOSE)
 
 
-def test_in_bfloat16_many_candidates_get_online_what_their_rows_get_offline(demo: FinishedRun, tmp_path: Path) -> None:
+def test_in_bfloat16_many_candidates_get_over_http_what_their_rows_get_offline(demo: FinishedRun, tmp_path: Path) -> None:
     """A run trained with `train.precision bf16` may keep its weights so; this one's are rounded."""
     shutil.copytree(demo.output / "ensemble", tmp_path / "ensemble")
     half = AutoModelForCausalLM.from_pretrained(tmp_path / "ensemble" / "llm", dtype=torch.bfloat16)
     half.save_pretrained(tmp_path / "ensemble" / "llm")
-    ensemble, arm = Ensemble.load(str(tmp_path / "ensemble")), LlmArm.load(str(tmp_path / "ensemble"), 4096)
+    ensemble = Ensemble.load(str(tmp_path / "ensemble"))
     assert next(ensemble.llm.parameters()).dtype == torch.bfloat16
     samples = pads.dataset(demo.output / "tables" / "test").to_table().to_pandas().drop_duplicates("user_id").head(ROWS)
     items = ensemble.store.items["item_id"].to_numpy(object)
-    always = replace(ensemble.policy, threshold=-np.inf)
+    ensemble.policy = replace(ensemble.policy, threshold=-np.inf)
     expected, found = [], []
-    for number, row in enumerate(samples.itertuples()):
-        asked, history = items[number : number + OTHERS], (items[row.history_rows].tolist(), row.history_ratings.tolist())
-        visit = Visit(row.user_id, {}, tuple(zip(*history, strict=True)), row.earlier_count, tuple(map(Candidate, asked)))
-        rows = {"user_id": row.user_id, "timestamp_s": row.timestamp_s, "earlier_count": row.earlier_count}
-        frame = pd.DataFrame([{**rows, "item_id": item, "history_items": history[0], "history_ratings": history[1]} for item in asked])
-        found.append(arm.score([visit])[0])
-        expected.append(Ensemble(ensemble.store, ensemble.crm, ensemble.llm, ensemble.prompts, always).predict(frame)["p_llm"])
-    assert np.concatenate(expected).std() > 0.1
-    assert np.allclose(np.concatenate(found), np.concatenate(expected), rtol=0, atol=CLOSE_IN_BFLOAT16)
+    with called(tmp_path / "ensemble", tmp_path / "events.db", deadline_ms=60_000) as http:
+        for number, row in enumerate(samples.itertuples()):
+            asked, history = items[number : number + OTHERS].tolist(), (items[row.history_rows].tolist(), row.history_ratings.tolist())
+            rows = {"user_id": row.user_id, "timestamp_s": row.timestamp_s, "earlier_count": len(history[0])}
+            rows |= {"history_items": history[0], "history_ratings": history[1]}
+            expected.append(ensemble.predict(pd.DataFrame([{**rows, "item_id": item} for item in asked]))[["p_crm", "p_llm", "p_routed"]])
+            past = [{"item_id": item, "rating": rating} for item, rating in zip(*history, strict=True)]
+            answer = score.ask(http, asked, {"id": row.user_id, "history": past}, threshold="-inf")
+            assert not answer["degraded"]
+            found += [[result["p_crm"], result["p_llm"], result["score"]] for result in answer["results"]]
+    assert np.concatenate(expected).std(axis=0).min() > 0.1
+    assert np.allclose(found, np.concatenate(expected), rtol=0, atol=CLOSE_IN_BFLOAT16)
 
 
 def test_the_examples_of_the_document_run_as_they_stand(endpoint: Served) -> None:
@@ -212,6 +216,26 @@ def test_the_examples_of_the_document_run_as_they_stand(endpoint: Served) -> Non
         ((_, example),) = paths[path]["post"]["requestBody"]["content"]["application/json"]["examples"].items()
         answer = endpoint.post(path, example["value"])
         assert answer.status == 200, answer.body
+
+
+def test_how_far_an_items_own_text_moves_its_own_score_is_measured(demo: FinishedRun, endpoint: Served) -> None:
+    """`pytest -s` shows the figures of SECURITY.md: nothing prevents this, other items are safe."""
+    items = pd.read_parquet(demo.output / "tables" / "items.parquet").head(OTHERS)
+    users = pd.read_parquet(demo.output / "tables" / "users.parquet")["user_id"].head(ATTACKED_USERS)
+
+    def p_llm(more: str) -> np.ndarray:
+        candidates = [{"id": item, "title": f"{title}{more}"} for item, title in zip(items["item_id"], items["title"], strict=True)]
+        asked = [{"user": {"id": user}, "candidates": candidates, "threshold": "-inf"} for user in users]
+        return np.array([result["p_llm"] for body in asked for result in endpoint.post("/v1/score", body).body["results"]], float)
+
+    plain = p_llm("")
+    shifts = {name: p_llm(f" {attack}") - plain for name, attack in ATTACKS.items()}
+    for name, shift in shifts.items():
+        print(
+            f"\n{name} after an item's title: its p_llm moves by {shift.mean():+.3f} (from {shift.min():+.3f} to {shift.max():+.3f})",
+            end="",
+        )
+    assert np.isfinite(list(shifts.values())).all()
 
 
 def test_http_listens_on_loopback_and_no_other_port_does_a_strangers_bidding(endpoint: Served, tmp_path: Path) -> None:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from tests.serving.served import Answer, Served
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A question without a whole answer."""
+
+    error: Exception
+    asked_s: float  # on time.monotonic's clock
+
+    @property
+    def is_silence(self) -> bool:
+        """Nobody listened, or the connection was closed before a byte of an answer; not a half answer or none in time."""
+        return isinstance(getattr(self.error, "reason", self.error), (ConnectionRefusedError, ConnectionResetError, BrokenPipeError))
 
 
 class Load:
@@ -16,7 +31,7 @@ class Load:
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
-        self.failures: list[OSError] = []
+        self.failures: list[Failure] = []
 
     @property
     def statuses(self) -> set[int]:
@@ -30,10 +45,11 @@ def load(endpoint: Served, body: Any, clients: int = 4, pause_s: float = 0.0) ->
 
     def ask() -> None:
         while not stop.is_set():
+            asked_s = time.monotonic()
             try:
                 found.answers.append(endpoint.post("/v1/score", body))
-            except OSError as error:  # refused, reset or timed out
-                found.failures.append(error)
+            except (OSError, http.client.HTTPException) as error:  # refused, reset, timed out or cut short
+                found.failures.append(Failure(error, asked_s))
             time.sleep(pause_s)
 
     threads = [threading.Thread(target=ask, daemon=True) for _ in range(clients)]
