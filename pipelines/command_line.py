@@ -18,6 +18,7 @@ from tyro.extras import overridable_config_cli
 
 from components import artifacts, storage
 from components.datasets.demo import Demo
+from components.datasets.movielens import MovieLens100k
 from components.errors import ConfigError, causes
 from components.joint.deepspeed_engine import deepspeed_config
 from components.llm import config as llm_config
@@ -154,7 +155,8 @@ def show_result(config: RunConfig, output: str) -> None:
     python = shlex.quote(sys.executable)
     print(f"serve it: {python} -m serving.local --model {shlex.quote(output)}")
     if metrics["synthetic"]:
-        print(f"on real data: {python} pipelines/full.py ml-100k --data FOLDER_OF_ML_100K")
+        program = shlex.quote(str(Path(__file__).with_name("full.py").absolute()))
+        print(f"on real data (ml-100k.zip of {MovieLens100k.URL}, unpacked): {python} {program} ml-100k --data FOLDER_OF_ML_100K")
 
 
 def _mlflow(store: str) -> str:

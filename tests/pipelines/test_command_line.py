@@ -18,7 +18,7 @@ ARM = {"auc": 0.5, "logloss": 0.7, "accuracy": 0.5, "llm_share": 0.0, "auc_minus
 
 def shown(folder: Path, store: str, capsys: pytest.CaptureFixture[str]) -> str:
     """Return what is printed at the end of a run that is recorded in a store."""
-    artifacts.write_json(f"{folder}/report/metrics.json", {"test": dict.fromkeys(("crm", "llm", "routed"), ARM), "synthetic": False})
+    artifacts.write_json(f"{folder}/report/metrics.json", {"test": dict.fromkeys(("crm", "llm", "routed"), ARM), "synthetic": True})
     command_line.show_result(replace(demo(), tracking=Tracking.Config(uri=store)), str(folder))
     return capsys.readouterr().out
 
@@ -28,6 +28,16 @@ def test_the_password_of_a_store_is_not_printed(tmp_path: Path, capsys: pytest.C
     text = shown(tmp_path, f"{scheme}://me:ge/heim@db/mlflow", capsys)
     assert f"{scheme}://***@db/mlflow" in text
     assert "heim" not in text
+
+
+def test_the_command_for_real_data_works_in_any_folder_and_says_where_the_data_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = shown(tmp_path, "sqlite:///runs.db", capsys).splitlines()[-1]
+    assert last.startswith("on real data (ml-100k.zip of https://grouplens.org/datasets/movielens/100k/, unpacked): ")
+    (program,) = [word for word in last.split() if word.endswith("full.py")]
+    assert Path(program).is_absolute()
+    assert Path(program).is_file()
 
 
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
