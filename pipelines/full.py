@@ -106,7 +106,7 @@ def run(config: RunConfig, interruption: Interruption) -> None:
         left = [step for step in steps if not (_is_done(output, step, wanted) or _was_finished(output, step, wanted, require_owned))]
         clear_scratch(output, [wanted[step.name] for step in steps if step not in left])  # of runs killed before they cleared it
         _name_edited(output, [step for step in steps if step not in left])
-        recording = Recording(config, output, wanted["report"])
+        recording = Recording(config, output, wanted["report"], tables.schema.synthetic)
         if left:
             _connect(config, left)
         else:
