@@ -17,6 +17,7 @@ from typing import Any
 from tyro.extras import overridable_config_cli
 
 from components import artifacts, storage
+from components.crm import CrmConfig
 from components.datasets.demo import Demo
 from components.datasets.movielens import MovieLens100k
 from components.errors import ConfigError, causes
@@ -34,6 +35,7 @@ from pipelines.recording import store_of
 MLFLOW_SETTINGS = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false"
 MLFLOW_ACCESS = "--host 127.0.0.1 --port 5000 --allowed-hosts localhost:5000,127.0.0.1:5000"
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it in a submitted job
+ENOUGH_FOR_IDS = 1_000_000  # training rows from which on vectors of ids say more than they memorise (ours)
 DESCRIPTION = "Raw interactions -> a tuned, evaluated, browsable ensemble of a recommender model and a language model."
 
 
@@ -122,6 +124,17 @@ def show_plan(config: RunConfig, output: str, steps: Sequence[tuple[str, bool]])
         print(f"  {stage}: " + ", ".join(f"{need.what} {need.count} x {need.each}" for need in wanted))
     lacking = [line for wanted in stages.values() for line in cluster.lacking(wanted)]
     print(f"  the cluster has {cluster.described()}: " + ("enough" if not lacking else "NOT enough: " + "; ".join(lacking)))
+
+
+def advice(crm: CrmConfig, training_rows: int) -> str:
+    """Return what to change where there are rows enough for what a recommender made for small data does not read; else nothing."""
+    ids = [name for name in ("user_id", "item_id") if name in crm.ignored]
+    left_out = [*ids, *(["the items of the history"] if crm.history == "none" else [])]
+    if not left_out or training_rows < ENOUGH_FOR_IDS:
+        return ""
+    keys = [*(["--crm.history rated"] if crm.history == "none" else [])]
+    keys += [" ".join(["--crm.ignored", *(name for name in crm.ignored if name not in ids)])] if ids else []
+    return f"{training_rows:,} training rows, and the CRM does not read {', '.join(left_out)}; it would with {' '.join(keys)}"
 
 
 def needs(config: RunConfig) -> dict[str, list[cluster.Need]]:

@@ -58,7 +58,7 @@ def chain(config: RunConfig, output: str, tables: Tables) -> list[Step]:
         config.train, config.crm, llm, artifacts.join(output, "tables"), artifacts.join(output, "prompts"), asked.max_tokens, config.seed
     )
     steps = [
-        Step("tables", (config.dataset, config.prepare, digest(tables)), (), lambda at: prepare.run(at, tables, config.prepare)),
+        Step("tables", (config.dataset, config.prepare, digest(tables)), (), lambda at: _prepare(at, tables, config)),
         Step("backbone", (config.tiny, shown), ("tables",), lambda at: tiny_backbone.run(at, config.tiny, shown)),
         Step(
             "prompts",
@@ -83,6 +83,12 @@ def chain(config: RunConfig, output: str, tables: Tables) -> list[Step]:
         ),
     ]
     return steps if tiny else [step for step in steps if step.name != "backbone"]
+
+
+def _prepare(context: StageContext, tables: Tables, config: RunConfig) -> None:
+    prepare.run(context, tables, config.prepare)
+    if advice := command_line.advice(config.crm, context.facts["rows"]["train"]):
+        context.progress.say(advice)
 
 
 def fingerprints(steps: Sequence[Step]) -> dict[str, str]:

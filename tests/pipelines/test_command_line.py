@@ -11,7 +11,7 @@ from components import artifacts
 from components.errors import ConfigError
 from components.tracking import Tracking
 from pipelines import command_line
-from pipelines.recipes import demo
+from pipelines.recipes import corella, demo, ml_100k, tabular
 
 ARM = {"auc": 0.5, "logloss": 0.7, "accuracy": 0.5, "llm_share": 0.0, "auc_minus_crm": {"low": None}}
 
@@ -81,3 +81,15 @@ def test_what_is_no_key_or_no_value_of_its_type_is_told_in_tyros_words(typed: st
     printed = capsys.readouterr().err
     assert said in printed
     assert "tyro" not in printed
+
+
+def test_with_a_million_rows_a_recommender_for_small_data_is_told_of_what_it_does_not_read() -> None:
+    assert command_line.advice(tabular().crm, 999_999) == ""
+    said = command_line.advice(tabular().crm, 1_000_000)
+    left_out, keys = said.split("; it would with ")
+    assert left_out == "1,000,000 training rows, and the CRM does not read user_id, item_id, the items of the history"
+    changed = command_line.parse(["tabular", "--data", "x", *keys.split()])
+    assert (changed.crm.history, changed.crm.ignored) == ("rated", ())
+    assert command_line.advice(changed.crm, 1_000_000) == ""
+    assert command_line.advice(ml_100k().crm, 1_000_000).endswith("--crm.history rated --crm.ignored age gender occupation zip")
+    assert command_line.advice(replace(corella().crm, history="mean"), 1_000_000) == ""
