@@ -17,7 +17,9 @@ from typing import Any
 from tyro.extras import overridable_config_cli
 
 from components import artifacts, storage
+from components.crm import CrmConfig
 from components.datasets.demo import Demo
+from components.datasets.movielens import MovieLens100k
 from components.errors import ConfigError, causes
 from components.joint.deepspeed_engine import deepspeed_config
 from components.llm import config as llm_config
@@ -33,6 +35,7 @@ from pipelines.recording import store_of
 MLFLOW_SETTINGS = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false"
 MLFLOW_ACCESS = "--host 127.0.0.1 --port 5000 --allowed-hosts localhost:5000,127.0.0.1:5000"
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it in a submitted job
+ENOUGH_FOR_IDS = 1_000_000  # training rows from which on vectors of ids say more than they memorise (ours)
 DESCRIPTION = "Raw interactions -> a tuned, evaluated, browsable ensemble of a recommender model and a language model."
 
 
@@ -123,6 +126,17 @@ def show_plan(config: RunConfig, output: str, steps: Sequence[tuple[str, bool]])
     print(f"  the cluster has {cluster.described()}: " + ("enough" if not lacking else "NOT enough: " + "; ".join(lacking)))
 
 
+def advice(crm: CrmConfig, training_rows: int) -> str:
+    """Return what to change where there are rows enough for what a recommender made for small data does not read; else nothing."""
+    ids = [name for name in ("user_id", "item_id") if name in crm.ignored]
+    left_out = [*ids, *(["the items of the history"] if crm.history == "none" else [])]
+    if not left_out or training_rows < ENOUGH_FOR_IDS:
+        return ""
+    keys = [*(["--crm.history rated"] if crm.history == "none" else [])]
+    keys += [" ".join(["--crm.ignored", *(name for name in crm.ignored if name not in ids)])] if ids else []
+    return f"{training_rows:,} training rows, and the CRM does not read {', '.join(left_out)}; it would with {' '.join(keys)}"
+
+
 def needs(config: RunConfig) -> dict[str, list[cluster.Need]]:
     """Return what each stage asks the cluster for."""
     return {
@@ -154,7 +168,8 @@ def show_result(config: RunConfig, output: str) -> None:
     python = shlex.quote(sys.executable)
     print(f"serve it: {python} -m serving.local --model {shlex.quote(output)}")
     if metrics["synthetic"]:
-        print(f"on real data: {python} pipelines/full.py ml-100k --data FOLDER_OF_ML_100K")
+        program = shlex.quote(str(Path(__file__).with_name("full.py").absolute()))
+        print(f"on real data (ml-100k.zip of {MovieLens100k.URL}, unpacked): {python} {program} ml-100k --data FOLDER_OF_ML_100K")
 
 
 def _mlflow(store: str) -> str:

@@ -47,7 +47,8 @@ class RunConfig:
     output: str | None = None
     """Folder or URI that the run writes; default: runs/RECIPE."""
     seed: int = 1
-    """Seed of every random choice."""
+    """Seed of the samples drawn for prompts and of training (the CRM's first weights, order, dropout). Not of what has its own:
+    `dataset.seed` (demo), `tiny.seed`, `llm.seed`, `tune.seed`, `evaluate.seed`."""
     wait: bool = False
     """Wait for a run that uses the output folder, where this one would leave with exit code 75."""
     dry_run: bool = False

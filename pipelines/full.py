@@ -58,7 +58,7 @@ def chain(config: RunConfig, output: str, tables: Tables) -> list[Step]:
         config.train, config.crm, llm, artifacts.join(output, "tables"), artifacts.join(output, "prompts"), asked.max_tokens, config.seed
     )
     steps = [
-        Step("tables", (config.dataset, config.prepare, digest(tables)), (), lambda at: prepare.run(at, tables, config.prepare)),
+        Step("tables", (config.dataset, config.prepare, digest(tables)), (), lambda at: _prepare(at, tables, config)),
         Step("backbone", (config.tiny, shown), ("tables",), lambda at: tiny_backbone.run(at, config.tiny, shown)),
         Step(
             "prompts",
@@ -85,6 +85,12 @@ def chain(config: RunConfig, output: str, tables: Tables) -> list[Step]:
     return steps if tiny else [step for step in steps if step.name != "backbone"]
 
 
+def _prepare(context: StageContext, tables: Tables, config: RunConfig) -> None:
+    prepare.run(context, tables, config.prepare)
+    if advice := command_line.advice(config.crm, context.facts["rows"]["train"]):
+        context.progress.say(advice)
+
+
 def fingerprints(steps: Sequence[Step]) -> dict[str, str]:
     """Return what each stage's artifact must carry to be used again: a hash of all that it depends on, inputs included."""
     found: dict[str, str] = {}
@@ -106,7 +112,7 @@ def run(config: RunConfig, interruption: Interruption) -> None:
         left = [step for step in steps if not (_is_done(output, step, wanted) or _was_finished(output, step, wanted, require_owned))]
         clear_scratch(output, [wanted[step.name] for step in steps if step not in left])  # of runs killed before they cleared it
         _name_edited(output, [step for step in steps if step not in left])
-        recording = Recording(config, output, wanted["report"])
+        recording = Recording(config, output, wanted["report"], tables.schema.synthetic)
         if left:
             _connect(config, left)
         else:

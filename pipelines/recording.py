@@ -50,8 +50,10 @@ def store_of(config: RunConfig, output: str) -> str:
 class Recording:
     """Records one run of the pipeline; a store that is away never stops it."""
 
-    def __init__(self, config: RunConfig, output: str, fingerprint: str) -> None:
+    def __init__(self, config: RunConfig, output: str, fingerprint: str, synthetic: bool = False) -> None:
+        """Generated data is named as such (`synthetic`) by a tag of the run and of its stages', of the data and of the model version."""
         self._config, self._output, self._fingerprint = config, output, fingerprint
+        self._tags = {"synthetic": "true"} if synthetic else {}
         self.store = store_of(config, output)
         self._finished = False
 
@@ -75,7 +77,7 @@ class Recording:
         self._spool = Spool(spool)
         self._carry(self._spool.fetch, self._spool.refused.fetch)
         tracker = self._tracker = tracking.open_tracker(self._config.tracking, self.store, spool)
-        tags = {"recipe": self._config.recipe, "output": self._output, "fingerprint": self._fingerprint}
+        tags = {"recipe": self._config.recipe, "output": self._output, "fingerprint": self._fingerprint, **self._tags}
         self._run = tracker.run(self._config.recipe, params=self._config, tags=tags, key=self._fingerprint)
         self._run.__enter__()
         return self
@@ -103,9 +105,8 @@ class Recording:
     @contextlib.contextmanager
     def stage(self, name: str, settings: Sequence[Any], folder: str) -> Iterator[OnMetrics]:
         """Record a stage that writes into `folder`; yields what takes the figures of its steps."""
-        with self._run.child(
-            name, params={type(part).__module__.rsplit(".", 1)[-1]: part for part in settings if hasattr(part, "__dataclass_fields__")}
-        ) as run:
+        params = {type(part).__module__.rsplit(".", 1)[-1]: part for part in settings if hasattr(part, "__dataclass_fields__")}
+        with self._run.child(name, params, self._tags) as run:
             yield run.log_metrics
             if name == "policy":
                 trials = read_frame(artifacts.join(folder, "trials.parquet"))
@@ -116,7 +117,7 @@ class Recording:
         self._tracker.catch_up()  # files never wait in the spool: nothing may be left there now that would hold them up
         tables, report = artifacts.require(artifacts.join(self._output, "tables")), artifacts.join(self._output, "report")
         source = self._config.data or "generated"
-        self._run.log_dataset(self._config.recipe, source, tables.fingerprint)
+        self._run.log_dataset(self._config.recipe, source, tables.fingerprint, tags=self._tags)
         test = artifacts.read_json(artifacts.join(report, "metrics.json"))["test"]
         figures = {f"test_{arm}_{name}": value for arm, row in test.items() for name, value in row.items()}
         self._run.log_metrics({name: value for name, value in figures.items() if isinstance(value, float)})
@@ -130,7 +131,7 @@ class Recording:
         outputs = _answers(self._output, inputs)
         requirements = [f"{name}=={version(name)}" for name in REQUIRED]
         code = [ROOT / "components", ROOT / "serving"]
-        tracking.register_ensemble(self._run, folder, code, LOADER, requirements, inputs, outputs, key=self._fingerprint)
+        tracking.register_ensemble(self._run, folder, code, LOADER, requirements, inputs, outputs, self._fingerprint, self._tags)
 
 
 def _answers(output: str, inputs: pd.DataFrame) -> pd.DataFrame:

@@ -42,6 +42,7 @@ class MovieLens100k:
     """100,000 ratings of 943 users; the folder holds `u.data`, `u.item` and `u.user`."""
 
     FILES = ("u.data", "u.item", "u.user")
+    URL = "https://grouplens.org/datasets/movielens/100k/"
 
     @dataclass(frozen=True)
     class Config:
@@ -58,7 +59,7 @@ class MovieLens100k:
 
     def read(self, folder: str) -> Tables:
         """Find the three files; raises DataError naming those that are missing."""
-        require_files(folder, self.FILES, "They are in ml-100k.zip from https://grouplens.org/datasets/movielens/100k/.")
+        require_files(folder, self.FILES, f"They are in ml-100k.zip from {self.URL}.")
         return Tables(
             schema=_schema(self.config.positive_above, FieldKind.NUMERIC),
             interactions=(_source(folder, "u.data", partial(_ratings, separator="\t")),),

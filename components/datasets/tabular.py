@@ -112,14 +112,16 @@ class Tabular:
         self.config = config
 
     def read(self, folder: str) -> Tables:
-        """Find the files and their columns; raises DataError where one is missing or a table is empty."""
+        """Find the files and their columns; raises DataError where one is missing or empty, ConfigError where no time is read."""
         config = self.config
         interactions = (config.user, config.item, config.label or config.rating, config.time, *_names(config.context_fields))
         users = (config.user, *_names(config.user_fields))
         items = (config.item, *((config.title,) if config.title else ()), *_names(config.item_fields))
+        found = _sources(folder, config.interactions, config, interactions, _interactions)
+        _require_times(found[0].path, config)
         return Tables(
             schema=self._schema(),
-            interactions=_sources(folder, config.interactions, config, interactions, _interactions),
+            interactions=found,
             users=_sources(folder, config.users, config, users, _users) if config.users else (),
             items=_sources(folder, config.items, config, items, _items) if config.items else (),
         )
@@ -147,6 +149,19 @@ def _sources(folder: str, name: str, config: Config, columns: tuple[str, ...], r
     for path in filled:
         require_columns(path, columns, column_names(path, config.separator))
     return tuple(Source(path, partial(read, path, config, columns)) for path in filled)
+
+
+def _require_times(path: str, config: Config) -> None:
+    """Raise ConfigError where none of a file's first times is what `time_format` says: every row would be in quarantine."""
+    for chunk in read_table(path, (config.time,), config.separator):
+        times = chunk.columns.column(config.time)
+        shown = as_text(times).dropna()
+        if len(shown) and as_seconds(times, config.time_format).isna().all():
+            raise ConfigError(
+                f"dataset.time_format: expected the format of times like {shown.iloc[0]!r} in {path}, such as %Y-%m-%d or "
+                f'"%Y-%m-%d %H:%M:%S", got {config.time_format!r}'
+            )
+        return
 
 
 def _interactions(path: str, config: Config, columns: tuple[str, ...]) -> Iterator[pd.DataFrame]:

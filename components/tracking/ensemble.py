@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from components.errors import ArtifactError
 from components.storage import without_credentials
-from components.tracking import environment
+from components.tracking import environment, names
 from components.tracking.names import digest
 from components.tracking.run import Run
 
@@ -26,13 +26,15 @@ def register_ensemble(
     inputs: pd.DataFrame,
     outputs: pd.DataFrame,
     key: str | None = None,
+    tags: Mapping[str, Any] | None = None,
 ) -> str | None:
     """Make the folder a new version of the registered model, with the alias on it; return the version, None where it was not taken.
 
     The model is a pyfunc without pickle: MLflow calls `loader_module._load_pyfunc(folder)`, found in `code_paths` (copied
     along) or installed, and `predict` of what it returns. `inputs` and `outputs` are rows as `predict` takes and gives
     them: they make the signature, the first inputs the example. `requirements` are pip lines.
-    A `key` (a fingerprint) registers once: the same key in the same run returns the version that is there.
+    A `key` (a fingerprint) registers once: the same key in the same run returns the version that is there. `tags` are those of the
+    version.
     """
     body = {
         "folder": str(model_folder),
@@ -44,6 +46,7 @@ def register_ensemble(
         "name": run.tracker.config.registered_model,
         "alias": run.tracker.config.alias,
         "key": digest(key or uuid.uuid4().hex),
+        "tags": names.tags(tags or {}),
     }
     return run.record("model", body)
 

@@ -37,7 +37,7 @@ def register(client: MlflowClient, run_id: str, body: Mapping[str, Any]) -> str:
         _upload(client, run_id, place, body)
         _ensure_model(client, name)
         source = f"{client.get_run(run_id).info.artifact_uri}/{place}"
-        version = client.create_model_version(name, source, run_id, {VERSION_TAG: key}, await_creation_for=0)
+        version = client.create_model_version(name, source, run_id, {**body["tags"], VERSION_TAG: key}, await_creation_for=0)
     client.set_registered_model_alias(name, body["alias"], str(version.version))
     return str(version.version)
 

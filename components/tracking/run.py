@@ -52,11 +52,11 @@ class Run:
         """Upload a file, or a folder's content, from a local path or any fsspec URI; never kept for later: see `Tracker.is_behind`."""
         self.record("files", {"path": str(path), "to": names.safe_key(artifact_path) if artifact_path else None})
 
-    def log_dataset(self, name: str, source: str, digest: str, context: str = "training") -> None:
+    def log_dataset(self, name: str, source: str, digest: str, context: str = "training", tags: Mapping[str, Any] | None = None) -> None:
         """Record which data the run read; `digest` is its fingerprint, at most 36 characters."""
         where = names.clean(source, 8000)
         body = {"name": names.clean(name, 500), "source": where, "digest": names.clean(digest, 36), "context": names.clean(context, 500)}
-        self.record("dataset", body)
+        self.record("dataset", {**body, "tags": names.tags(tags or {})})
 
     def end(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -144,10 +144,11 @@ class Store:
             log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
             log(run_id, str(path), to)
 
-    def _dataset(self, run_id: str, body: Mapping[str, str]) -> None:
+    def _dataset(self, run_id: str, body: Mapping[str, Any]) -> None:
         source = json.dumps({"uri": body["source"]})
         dataset = Dataset(body["name"], body["digest"], "local", source)
-        self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", body["context"])])])
+        tags = {"mlflow.data.context": body["context"], **body.get("tags", {})}  # what an earlier version kept has none
+        self.client.log_inputs(run_id, [DatasetInput(dataset, [InputTag(key, value) for key, value in tags.items()])])
 
 
 def connect(uri: str, experiment: str, folder: Path) -> Store:

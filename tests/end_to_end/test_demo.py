@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -112,6 +114,14 @@ def test_mlflow_has_a_run_for_the_pipeline_each_stage_and_each_trial(demo: Finis
     assert set(stages) == {"tables", "backbone", "prompts", "checkpoints", "scores", "policy", "ensemble", "report"}
     trials = len(pd.read_parquet(demo.output / "policy" / "trials.parquet"))
     assert sum(parent == stages["policy"] for _, parent, _, _ in runs) == trials
+
+
+def test_generated_data_are_named_as_such_in_mlflow(demo: FinishedRun) -> None:
+    said = "select count(*) from {} where key = 'synthetic' and value = 'true'"
+    with contextlib.closing(sqlite3.connect(demo.output.parent / "mlflow.db")) as store:
+        counts = [store.execute(said.format(tags)).fetchone()[0] for tags in ("tags", "model_version_tags")]
+        assert counts == [9, 1]  # the run and its eight stages
+        assert store.execute("select value from input_tags where name = 'synthetic'").fetchall() == [("true",)]
 
 
 def test_the_registered_ensemble_gives_the_scores_of_the_score_table(demo: FinishedRun) -> None:

@@ -11,14 +11,14 @@ from components import artifacts
 from components.errors import ConfigError
 from components.tracking import Tracking
 from pipelines import command_line
-from pipelines.recipes import demo
+from pipelines.recipes import corella, demo, ml_100k, tabular
 
 ARM = {"auc": 0.5, "logloss": 0.7, "accuracy": 0.5, "llm_share": 0.0, "auc_minus_crm": {"low": None}}
 
 
 def shown(folder: Path, store: str, capsys: pytest.CaptureFixture[str]) -> str:
     """Return what is printed at the end of a run that is recorded in a store."""
-    artifacts.write_json(f"{folder}/report/metrics.json", {"test": dict.fromkeys(("crm", "llm", "routed"), ARM), "synthetic": False})
+    artifacts.write_json(f"{folder}/report/metrics.json", {"test": dict.fromkeys(("crm", "llm", "routed"), ARM), "synthetic": True})
     command_line.show_result(replace(demo(), tracking=Tracking.Config(uri=store)), str(folder))
     return capsys.readouterr().out
 
@@ -28,6 +28,16 @@ def test_the_password_of_a_store_is_not_printed(tmp_path: Path, capsys: pytest.C
     text = shown(tmp_path, f"{scheme}://me:ge/heim@db/mlflow", capsys)
     assert f"{scheme}://***@db/mlflow" in text
     assert "heim" not in text
+
+
+def test_the_command_for_real_data_works_in_any_folder_and_says_where_the_data_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = shown(tmp_path, "sqlite:///runs.db", capsys).splitlines()[-1]
+    assert last.startswith("on real data (ml-100k.zip of https://grouplens.org/datasets/movielens/100k/, unpacked): ")
+    (program,) = [word for word in last.split() if word.endswith("full.py")]
+    assert Path(program).is_absolute()
+    assert Path(program).is_file()
 
 
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
@@ -71,3 +81,15 @@ def test_what_is_no_key_or_no_value_of_its_type_is_told_in_tyros_words(typed: st
     printed = capsys.readouterr().err
     assert said in printed
     assert "tyro" not in printed
+
+
+def test_with_a_million_rows_a_recommender_for_small_data_is_told_of_what_it_does_not_read() -> None:
+    assert command_line.advice(tabular().crm, 999_999) == ""
+    said = command_line.advice(tabular().crm, 1_000_000)
+    left_out, keys = said.split("; it would with ")
+    assert left_out == "1,000,000 training rows, and the CRM does not read user_id, item_id, the items of the history"
+    changed = command_line.parse(["tabular", "--data", "x", *keys.split()])
+    assert (changed.crm.history, changed.crm.ignored) == ("rated", ())
+    assert command_line.advice(changed.crm, 1_000_000) == ""
+    assert command_line.advice(ml_100k().crm, 1_000_000).endswith("--crm.history rated --crm.ignored age gender occupation zip")
+    assert command_line.advice(replace(corella().crm, history="mean"), 1_000_000) == ""

@@ -120,6 +120,15 @@ def test_a_missing_column_is_named_with_the_nearest_one(tmp_path: Path) -> None:
         Tabular(Tabular.Config(interactions="c.csv")).read(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["c.parquet", "c.csv", "c.jsonl"])
+def test_times_that_are_not_as_told_are_shown_with_the_key_that_tells(name: str, tmp_path: Path) -> None:
+    save(CLICKS.assign(timestamp="2024-01-01 10:00:00"), tmp_path / name)
+    said = rf"^dataset\.time_format: expected the format of times like '2024-01-01 10:00:00' in .*{name}, .*, got 's'$"
+    with pytest.raises(ConfigError, match=said):
+        Tabular(Tabular.Config(interactions=name)).read(str(tmp_path))
+    Tabular(Tabular.Config(interactions=name, time_format="%Y-%m-%d %H:%M:%S")).read(str(tmp_path))
+
+
 def test_a_column_missing_from_one_part_is_found_before_reading(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     save(CLICKS, tmp_path / "parts" / "a.parquet")

@@ -89,8 +89,10 @@ def test_registering_with_the_same_key_returns_the_same_version(folder: Path, lo
     tracker = open_at(folder)
     example, code = pd.DataFrame({"x": [0.0]}), [folder / "code_of_line" / "line_loader.py"]
     with tracker.run("full", key="fp") as run:
-        versions = [register_ensemble(run, folder / "line_model", code, loader_module, [], example, example, "fp") for _ in range(2)]
+        tags = {"synthetic": "true"}
+        versions = [register_ensemble(run, folder / "line_model", code, loader_module, [], example, example, "fp", tags) for _ in range(2)]
     assert versions == ["1", "1"]
+    assert rows(folder, "select value from model_version_tags where key = 'synthetic'") == [("true",)]
 
 
 def test_what_lies_there_when_the_store_is_back_is_not_taken_for_the_model_that_it_did_not_get(folder: Path, loader_module: str) -> None:

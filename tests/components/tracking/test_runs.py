@@ -128,10 +128,11 @@ def test_a_pipeline_run_again_continues_its_run_and_its_children(folder: Path) -
 def test_the_data_of_a_run_are_recorded_once(folder: Path) -> None:
     with open_at(folder).run("prepare") as run:
         for _ in range(2):
-            run.log_dataset("ml-100k", "s3://user:secret@bucket/ml-100k", "0123456789abcdef")
+            run.log_dataset("ml-100k", "s3://user:secret@bucket/ml-100k", "0123456789abcdef", tags={"synthetic": "true"})
     found = rows(folder, "select name, digest, dataset_source from datasets")
     assert found == [("ml-100k", "0123456789abcdef", '{"uri": "s3://***@bucket/ml-100k"}')]
     assert rows(folder, "select count(*) from inputs") == [(1,)]
+    assert rows(folder, "select name, value from input_tags") == [("mlflow.data.context", "training"), ("synthetic", "true")]
 
 
 def test_a_hundred_trials_take_seconds_and_are_not_doubled(folder: Path) -> None:
