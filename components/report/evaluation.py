@@ -92,7 +92,7 @@ def evaluate(valid: pd.DataFrame, test: pd.DataFrame, search: Search, facts: Run
         },
         "search": {"sentence": search.sentence, "gain": dict(search.gain), "trials": search.trials},
         "test": figures,
-        "controls": {"placebo": contest.bench.measure_routes(contest.placebo(reference))},
+        "controls": _controls(contest, reference),
         "shares": shares,
         "curve": curve(contest, search.pareto, shares, figures),
         "segments": segments(contest.bench, routes),
@@ -124,4 +124,13 @@ def _headline(contest: Contest, routes: Routes, reference: Policy) -> dict[str, 
         "random": bench.measure_mean(contest.random(reference, share)),
         "average": bench.measure_routes(contest.average()),
         "oracle": bench.measure_routes(contest.oracle(reference, share)),
+    }
+
+
+def _controls(contest: Contest, reference: Policy) -> dict[str, Any]:
+    """Measure what else a policy is held against."""
+    bench, capped = contest.bench, contest.capped(reference)
+    return {
+        "capped": bench.measure_routes(capped) | {"auc_minus_crm": bench.against_crm(capped.p_routed)},
+        "placebo": bench.measure_routes(contest.placebo(reference)),
     }

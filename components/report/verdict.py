@@ -37,7 +37,11 @@ def _budget(metrics: Mapping[str, Any]) -> str:
     taken, allowed = metrics["test"]["routed"]["llm_share"], metrics["policy"]["max_llm_share"]
     if taken <= allowed:
         return ""
-    return f"That is more than the {allowed:.0%} allowed on validation, where the threshold was set: these rows are of another time."
+    capped = metrics["controls"]["capped"]
+    return (
+        f"The cap of {allowed:.0%} is one of validation, where the threshold was set, and these rows are of another time: "
+        f"held to {capped['llm_share']:.1%} of them, the policy changes the AUC by {change(capped['auc_minus_crm'])}."
+    )
 
 
 def _otherwise(metrics: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from components.errors import ConfigError, DataError
 from components.report.evaluation import Config, Evaluation, evaluate
 from components.report.summary import summary_table
+from components.report.tables import headline
 from components.routing.policy import Policy, crm_only
 from tests.components.report.scores import QUICK, by_hand, doubting, facts, generated, searched
 
@@ -103,6 +105,29 @@ def test_a_router_that_finds_the_llms_rows_beats_chance_and_stays_below_the_orac
     assert entry["random"]["auc"] < entry["routed"]["auc"] < entry["oracle"]["auc"]
     assert entry["routed"]["auc_minus_crm"]["low"] > 0
     assert drawn.metrics["verdict"].startswith("Asking the LLM pays here.")
+
+
+def test_at_one_share_every_router_asks_about_equally_many_test_rows(drawn: Evaluation):
+    for share, entry in drawn.metrics["shares"].items():
+        assert {figures["llm_share"] for name, figures in entry.items() if name != "oracle"} == {float(share)}
+        assert entry["oracle"]["llm_share"] <= float(share)
+        assert {name for name, figures in entry.items() if "share_at_threshold" in figures} == {"routed", "entropy", "margin", "gain"}
+    assert drawn.metrics["shares"]["0.3"]["routed"]["share_at_threshold"] == drawn.metrics["test"]["routed"]["llm_share"]
+    assert drawn.metrics["shares"]["0.3"]["entropy"]["share_at_threshold"] != 0.3
+
+
+def test_a_policy_that_spends_more_than_its_budget_on_test_is_also_judged_within_it():
+    test = generated(500, 2, "test")
+    metrics = judged(test, replace(doubting(), max_llm_share=0.1)).metrics
+    taken, capped = metrics["test"]["routed"]["llm_share"], metrics["controls"]["capped"]
+    assert capped["llm_share"] == 0.1 < taken
+    assert f"held to 10.0% of them, the policy changes the AUC by {capped['auc_minus_crm']['difference']:+.4f}" in metrics["verdict"]
+    assert "10% at most" in [row[0].text.removeprefix("Routed, ") for row in headline(metrics).rows]
+
+
+def test_a_policy_within_its_budget_needs_no_other_figure(paper: Evaluation):
+    assert "held to" not in paper.metrics["verdict"]
+    assert len(headline(paper.metrics).rows) == 6
 
 
 def test_at_one_share_routers_differ_in_their_rows_alone(drawn: Evaluation):

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from components import metrics
-from components.routing.baselines import average, oracle, placebo, random_routing
+from components.routing.baselines import at_share, average, capped, oracle, placebo, random_routing
 from components.routing.calibration import fit
 from components.routing.fit import Spec, fit_policy
 from components.routing.policy import crm_only, request_of
+from components.routing.router import RouterName
 from components.routing.signals import logit, sigmoid
 from tests.components.routing.score_tables import score_table
 
@@ -42,6 +45,45 @@ def test_random_routing_of_requests_keeps_them_whole_and_within_the_share() -> N
         asked = route.arm == "llm"
         assert asked.mean() <= 0.3
         assert all(len(set(asked[request == one])) == 1 for one in np.unique(request))
+
+
+@pytest.mark.parametrize("router", ["entropy", "gain"])
+def test_at_a_share_a_policy_spends_it_exactly_wherever_its_threshold_lies(router: RouterName) -> None:
+    valid, test = score_table(1_000, seed=1), score_table(1_000, seed=2)
+    policy = fit_policy(valid, replace(SPEC, router=router))
+    asked = at_share(test, policy, 0.3).arm == "llm"
+    assert asked.mean() == 0.3
+    estimate = policy.router.estimate(test)
+    assert estimate[asked].min() > estimate[~asked].max()
+    answered = replace(policy, threshold=estimate[~asked].max()).decide(test)
+    assert (at_share(test, policy, 0.3).p_routed == answered.p_routed).all()
+
+
+def test_at_a_share_rows_that_tie_are_taken_by_chance_until_it_is_spent() -> None:
+    rows = score_table(1_000).assign(p_crm=np.repeat([0.5, 0.9], 500))
+    one, other = (at_share(rows, crm_only(), 0.3, seed).arm == "llm" for seed in (0, 1))
+    assert one.mean() == other.mean() == 0.3
+    assert not one[500:].any()
+    assert (one != other).any()
+
+
+def test_at_a_share_requests_stay_whole_and_at_most_one_goes_unspent() -> None:
+    rows = score_table(1_000, users=5)
+    policy = fit_policy(rows, Spec("entropy", 0.1, "replace", 1.0, "none", "none", "request"))
+    request = request_of(rows)
+    asked = at_share(rows, policy, 0.3).arm == "llm"
+    assert 300 - np.bincount(request).max() < asked.sum() <= 300
+    assert all(len(set(asked[request == one])) == 1 for one in np.unique(request))
+
+
+def test_a_capped_policy_asks_no_more_than_its_budget_and_where_it_asks_less_as_ever() -> None:
+    rows = score_table(1_000)
+    policy = fit_policy(rows, SPEC)
+    spends_more, spends_less = (replace(policy, threshold=policy.threshold + step) for step in (-0.01, 0.01))
+    assert spends_more.decide(rows).llm_share > 0.2
+    assert capped(rows, spends_more).llm_share == 0.2
+    assert 0 < spends_less.decide(rows).llm_share < 0.2
+    assert (capped(rows, spends_less).arm == spends_less.decide(rows).arm).all()
 
 
 def test_average_is_the_mean_of_platt_calibrated_logits_everywhere() -> None:
