@@ -120,7 +120,7 @@ def _headline(contest: Contest, routes: Routes, reference: Policy) -> dict[str, 
     return {
         "crm": bench.measure(bench.rows["p_crm"]),
         "llm": bench.measure(bench.rows["p_llm"]),
-        "routed": bench.measure_routes(routes) | {"auc_minus_crm": bench.against_crm(routes.p_routed)},
+        "routed": bench.measure_routes(routes) | bench.both_against_crm(routes.p_routed),
         "random": bench.measure_mean(contest.random(reference, share)),
         "average": bench.measure_routes(contest.average()),
         "oracle": bench.measure_routes(contest.oracle(reference, share)),
@@ -131,6 +131,6 @@ def _controls(contest: Contest, reference: Policy) -> dict[str, Any]:
     """Measure what else a policy is held against."""
     bench, capped = contest.bench, contest.capped(reference)
     return {
-        "capped": bench.measure_routes(capped) | {"auc_minus_crm": bench.against_crm(capped.p_routed)},
+        "capped": bench.measure_routes(capped) | bench.both_against_crm(capped.p_routed),
         "placebo": bench.measure_routes(contest.placebo(reference)),
     }

@@ -20,6 +20,7 @@ from components.routing.router import RouterName
 Fitted = Mapping[tuple[ArmColumn, CalibrationName], Calibration]
 Entries = Mapping[str, Mapping[str, Any]]
 SPEC_COLUMNS = ("router", "merge", "weight", "crm_calibration", "llm_calibration", "unit")
+ORDER_AND_LOSS = ("auc", "uauc", "logloss")
 RELIABILITY_BINS = 15
 
 
@@ -102,7 +103,7 @@ def curve(contest: Contest, pareto: pd.DataFrame, at_share: Entries, test: Entri
     to test, good there or not, at the share that their thresholds spend on test; beyond the front's last share, validation's
     best at exactly each share.
     """
-    crm = {"llm_share": 0.0, "auc": test["crm"]["auc"], "logloss": test["crm"]["logloss"]}
+    crm = _short({**test["crm"], "llm_share": 0.0})
     front = specs_of(pareto)
     last = max((spec.share for spec in front), default=0.0)
     points = {
@@ -145,4 +146,4 @@ def _bins(label: Array, p: Array) -> list[dict[str, float | int]]:
 
 
 def _short(measured: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: measured[name] for name in ("auc", "logloss", "llm_share")}
+    return {name: measured[name] for name in (*ORDER_AND_LOSS, "llm_share")}

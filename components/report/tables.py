@@ -49,7 +49,7 @@ class Table:
 
 def headline(metrics: Metrics) -> Table:
     """Return the arms and baselines with every metric."""
-    head = ("", "AUC", "AUC − CRM", "UAUC", "LogLoss", "Accuracy", "ECE", "LLM share", "Requests")
+    head = ("", "AUC", "AUC − CRM", "UAUC", "UAUC − CRM", "LogLoss", "Accuracy", "ECE", "LLM share", "Requests")
     test, policy = metrics["test"], metrics["policy"]
     entries = [(name, test[key]) for key, name in ARMS.items()]
     given = "the policy's share" if test["routed"]["llm_share"] else "a share of 20%, since the policy asks nothing"
@@ -65,18 +65,23 @@ def headline(metrics: Metrics) -> Table:
 
 
 def _headline_row(name: str, entry: Metrics, crm: Metrics) -> tuple[Cell, ...]:
-    auc, baseline = entry["auc"], crm["auc"]
-    difference = NONE if entry is crm or auc is None or baseline is None else signed(auc - baseline)
-    if entry.get("llm_share") and "auc_minus_crm" in entry:
-        difference = f"{difference} {bracket(entry['auc_minus_crm'])}"
-    figures = [number(entry[key]) for key in ("uauc", "logloss", "accuracy", "ece")]
+    ordered = (text for key in ("auc", "uauc") for text in (number(entry[key]), _against(entry, crm, key)))
+    figures = [number(entry[key]) for key in ("logloss", "accuracy", "ece")]
     asked = [percent(entry.get(key)) for key in ("llm_share", "request_share")]
-    return cells(name, number(auc), difference, *figures, *asked)
+    return cells(name, *ordered, *figures, *asked)
+
+
+def _against(entry: Metrics, crm: Metrics, key: str) -> str:
+    """Write the difference from the CRM; its interval where there is one and the LLM was asked."""
+    if entry is crm or entry[key] is None or crm[key] is None:
+        return NONE
+    interval = entry.get(f"{key}_minus_crm")
+    return f"{signed(entry[key] - crm[key])} {bracket(interval) if interval and entry.get('llm_share') else ''}".strip()
 
 
 def shares(metrics: Metrics) -> Table:
     """Return every router at every share."""
-    head = ("Share of test rows", "Router", "AUC", "AUC − CRM", "LogLoss", "LLM share", "By threshold")
+    head = ("Share of test rows", "Router", "AUC", "AUC − CRM", "UAUC", "LogLoss", "LLM share", "By threshold")
     rows = tuple(_share_row(share, name, entry, routers) for share, routers in metrics["shares"].items() for name, entry in routers.items())
     note = (
         "All routers of one share answer alike, ask about equally many test rows, those of their highest estimates (which needs no label), "
@@ -90,7 +95,11 @@ def shares(metrics: Metrics) -> Table:
 def _share_row(share: str, name: str, entry: Metrics, routers: Mapping[str, Metrics]) -> tuple[Cell, ...]:
     best = max((other["auc"] for key, other in routers.items() if key != "oracle" and other["auc"] is not None), default=None)
     auc = Cell(number(entry["auc"]), strong=name != "oracle" and best is not None and entry["auc"] == best)
-    rest = cells(_difference(entry), number(entry["logloss"]), percent(entry["llm_share"]), percent(entry.get("share_at_threshold")))
+    figures, asked = (
+        (number(entry[key]) for key in ("uauc", "logloss")),
+        (percent(entry.get(key)) for key in ("llm_share", "share_at_threshold")),
+    )
+    rest = cells(_difference(entry), *figures, *asked)
     return (*cells(percent(float(share)), ROUTERS[name]), auc, *rest)
 
 

@@ -79,12 +79,13 @@ def test_metrics_have_the_agreed_keys(drawn: Evaluation):
     assert {name: set(entry) for name, entry in metrics["test"].items()} == {
         "crm": FIVE,
         "llm": FIVE,
-        "routed": FIVE | SHARES | {"auc_minus_crm"},
+        "routed": FIVE | SHARES | {"auc_minus_crm", "uauc_minus_crm"},
         "random": FIVE | SHARES,
         "average": FIVE | SHARES,
         "oracle": FIVE | SHARES,
     }
-    assert set(metrics["test"]["routed"]["auc_minus_crm"]) == {"difference", "low", "high", "draws"}
+    for name in ("auc_minus_crm", "uauc_minus_crm"):
+        assert set(metrics["test"]["routed"][name]) == {"difference", "low", "high", "draws"}
     assert list(metrics["shares"]) == ["0.1", "0.2", "0.3", "0.5", "1.0"]
     for entry in metrics["shares"].values():
         assert list(entry) == ["routed", "entropy", "margin", "gain", "random", "oracle"]
@@ -142,7 +143,7 @@ def test_at_one_share_routers_differ_in_their_rows_alone(drawn: Evaluation):
 def test_the_curve_begins_with_the_crm_and_holds_the_front(drawn: Evaluation):
     curve, crm = drawn.metrics["curve"], drawn.metrics["test"]["crm"]
     for name in ("routed", "random", "oracle"):
-        assert curve[name][0] == {"llm_share": 0.0, "auc": crm["auc"], "logloss": crm["logloss"]}
+        assert curve[name][0] == {"llm_share": 0.0, **{key: crm[key] for key in ("auc", "uauc", "logloss")}}
         assert [point["llm_share"] for point in curve[name]] == sorted(point["llm_share"] for point in curve[name])
     assert len(curve["routed"]) == 1 + 2 + 3  # the CRM, the front at .1 and .2, the shares beyond it
     assert [point["llm_share"] for point in curve["average"]] == [1.0]
