@@ -62,9 +62,9 @@ class Contest:
     def oracle(self, policy: Policy, share: float) -> Routes:
         return baselines.oracle(self.bench.rows, policy, share)
 
-    def placebo(self, policy: Policy) -> Routes:
-        """Ask as `policy` does, but an "LLM" that knows nothing."""
-        return baselines.placebo(self.valid, self.bench.rows, policy)
+    def placebo(self, policy: Policy, share: float) -> Routes:
+        """Ask as a policy of this kind does, about exactly this share, but an "LLM" that knows nothing."""
+        return baselines.placebo(self.valid, self.bench.rows, policy, share, self.bench.seed)
 
     def average(self) -> Routes:
         return baselines.average(self.valid, self.bench.rows)

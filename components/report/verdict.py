@@ -65,7 +65,7 @@ def _otherwise(metrics: Mapping[str, Any]) -> str:
     random, routed = metrics["test"]["random"], metrics["test"]["routed"]
     if routed["llm_share"] > 0:
         placebo = metrics["controls"]["placebo"]
-        return f"The same number of rows chosen by chance gives {_auc(random)}, an LLM that knows nothing {_auc(placebo)}."
+        return f"As many rows chosen by chance give {_auc(random)}; an LLM that knows nothing, asked about as many, gives {_auc(placebo)}."
     share = f"{random['llm_share']:.0%}"
     asked = metrics["shares"].get("0.2")
     if asked is None:

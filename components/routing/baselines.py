@@ -52,22 +52,22 @@ def average(valid: Rows, rows: Rows) -> Routes:
     return fit_policy(valid, Spec("entropy", 1.0, "mix", 0.5, "platt", "platt")).decide(rows)
 
 
-def placebo(valid: Rows, rows: Rows, policy: Policy) -> Routes:
-    """Let a policy of the same kind and share, fitted on `valid`, ask an "LLM" that answers the mean click rate to everything.
+def placebo(valid: Rows, rows: Rows, policy: Policy, share: float, seed: int = 0) -> Routes:
+    """Let a policy of the same kind, fitted on `valid`, ask an "LLM" that answers the mean click rate to everything, at exactly `share`.
 
     What this gains over the CRM comes from correcting the CRM where it is too sure, and not from anything an LLM knows.
     """
     rate = float(column(valid, "label").mean())
     spec = Spec(
         router=policy.router.name,
-        share=policy.expected_share,
+        share=share,
         merge=policy.merge,
         weight=policy.weight,
         crm_calibration=policy.crm_calibration.name,
         llm_calibration="none",
         unit=policy.unit,
     )
-    return fit_policy(_answering(valid, rate), spec).decide(_answering(rows, rate))
+    return at_share(_answering(rows, rate), fit_policy(_answering(valid, rate), spec), share, seed)
 
 
 def oracle(rows: Rows, policy: Policy, share: float) -> Routes:

@@ -56,8 +56,9 @@ def test_a_policy_is_judged_on_the_rows_it_asked_about(paper: Evaluation):
     assert routed["auc_minus_crm"]["difference"] == pytest.approx(1 / 9)
 
 
-def test_random_and_oracle_get_the_policys_share(paper: Evaluation):
+def test_random_oracle_and_placebo_get_the_policys_share(paper: Evaluation):
     test = paper.metrics["test"]
+    assert paper.metrics["controls"]["placebo"]["llm_share"] == pytest.approx(2 / 6)
     assert test["random"]["llm_share"] == pytest.approx(2 / 6)
     assert test["oracle"]["llm_share"] == pytest.approx(2 / 6)
     assert test["average"]["llm_share"] == 1.0

@@ -94,26 +94,36 @@ def test_average_is_the_mean_of_platt_calibrated_logits_everywhere() -> None:
     assert routes.p_routed == pytest.approx(sigmoid((logit(crm) + logit(llm)) / 2))
 
 
-def test_the_placebo_spends_the_policys_share_on_answers_that_know_nothing() -> None:
+def test_the_placebo_spends_the_given_share_on_answers_that_know_nothing() -> None:
     valid, test = score_table(1_000, seed=1), score_table(1_000, seed=2)
     policy = fit_policy(valid, Spec("entropy", 0.2, "replace", 1.0, "platt", "isotonic"))
-    routes = placebo(valid, test, policy)
+    taken = policy.decide(test)
+    routes = placebo(valid, test, policy, taken.llm_share)
     asked = routes.arm == "llm"
     assert (asked == policy.needs_llm(test)).all()
     assert set(routes.p_routed[asked]) == {valid["label"].mean()}
-    assert (routes.p_routed[~asked] == policy.decide(test).p_routed[~asked]).all()
+    assert (routes.p_routed[~asked] == taken.p_routed[~asked]).all()
 
 
-def test_the_placebo_of_a_policy_that_never_asks_is_the_crm() -> None:
+def test_the_placebo_of_a_learned_router_asks_about_as_many_rows_though_it_learns_other_ones() -> None:
+    valid, test = score_table(1_000, seed=1), score_table(1_000, seed=2)
+    taken = fit_policy(valid, SPEC).decide(test)
+    routes = placebo(valid, test, fit_policy(valid, SPEC), taken.llm_share)
+    assert routes.llm_share == taken.llm_share
+    assert (routes.arm != taken.arm).any()
+
+
+def test_a_placebo_that_may_ask_nothing_is_the_crm() -> None:
     rows = score_table(300)
-    assert (placebo(rows, rows, crm_only()).p_routed == rows["p_crm"]).all()
+    assert (placebo(rows, rows, crm_only(), 0.0).p_routed == rows["p_crm"]).all()
 
 
 def test_an_llm_that_knows_something_beats_the_placebo() -> None:
     valid, test = score_table(seed=1), score_table(seed=2)
     policy = fit_policy(valid, SPEC)
-    label = test["label"].to_numpy()
-    assert metrics.auc(label, policy.decide(test).p_routed) > metrics.auc(label, placebo(valid, test, policy).p_routed) + 0.002
+    label, routed = test["label"].to_numpy(), policy.decide(test)
+    nothing = placebo(valid, test, policy, routed.llm_share)
+    assert metrics.auc(label, routed.p_routed) > metrics.auc(label, nothing.p_routed) + 0.002
 
 
 def test_the_oracle_replaces_the_rows_that_gain_most_and_none_that_lose() -> None:
