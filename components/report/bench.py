@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from components import metrics
 from components.errors import DataError
-from components.metrics import Array
+from components.metrics import Array, Metric
 from components.routing.policy import Routes, request_of
 from components.routing.router import COLUMNS
 
@@ -59,10 +59,14 @@ class Bench:
         touched = np.bincount(self.request, routes.arm == "llm") > 0
         return float(touched.mean())
 
-    def against_crm(self, p: Array) -> dict[str, float | int]:
-        """Return AUC(p) minus the AUC of the CRM as it is, with the 95 % interval of the paired bootstrap by user."""
-        interval = metrics.bootstrap_by_user(self.rows["label"], p, self.rows["p_crm"], self.rows["user_id"], self.draws, self.seed)
+    def against_crm(self, p: Array, metric: Metric = metrics.weighted_auc) -> dict[str, float | int]:
+        """Return a metric of p (AUC) minus that of the CRM as it is, with the 95 % interval of the paired bootstrap by user."""
+        interval = metrics.bootstrap_by_user(self.rows["label"], p, self.rows["p_crm"], self.rows["user_id"], self.draws, self.seed, metric)
         return {"difference": interval.difference, "low": interval.low, "high": interval.high, "draws": interval.draws}
+
+    def both_against_crm(self, p: Array) -> dict[str, dict[str, float | int]]:
+        """Return the differences of AUC and of UAUC: the order of all rows, and that inside each user, which is what gets served."""
+        return {"auc_minus_crm": self.against_crm(p), "uauc_minus_crm": self.against_crm(p, metrics.weighted_uauc)}
 
 
 def plain_rows(frame: pd.DataFrame) -> dict[str, Array]:

@@ -16,7 +16,7 @@ from components.report.shares import Contest, at_shares, curve, reliability
 from components.report.verdict import verdict
 from components.routing.policy import Policy, Routes
 
-FALLBACK_SHARE = 0.2  # what random routing and the oracle get where the policy asks nothing
+FALLBACK_SHARE = 0.2  # what random routing, the oracle and the placebo get where the policy asks nothing
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def evaluate(valid: pd.DataFrame, test: pd.DataFrame, search: Search, facts: Run
     contest = Contest.of(Bench.of(test, config.bootstrap_draws, config.seed), plain_rows(valid), config.random_draws)
     routes = search.policy.decide(contest.bench.rows)
     reference = search.policies[_nearest(search.policies)] if search.policy.never_asks else search.policy
-    figures = _headline(contest, routes, reference)
+    share = routes.llm_share or FALLBACK_SHARE
+    figures = _headline(contest, routes, reference, share)
     shares = at_shares(contest, search.policies)
     found = {
         "recipe": facts.recipe,
@@ -92,7 +93,7 @@ def evaluate(valid: pd.DataFrame, test: pd.DataFrame, search: Search, facts: Run
         },
         "search": {"sentence": search.sentence, "gain": dict(search.gain), "trials": search.trials},
         "test": figures,
-        "controls": {"placebo": contest.bench.measure_routes(contest.placebo(reference))},
+        "controls": _controls(contest, reference, share),
         "shares": shares,
         "curve": curve(contest, search.pareto, shares, figures),
         "segments": segments(contest.bench, routes),
@@ -113,15 +114,23 @@ def routes_table(test: pd.DataFrame, routes: Routes) -> pd.DataFrame:
     return pd.DataFrame({**{name: test[name].to_numpy() for name in keys}, "arm": routes.arm, "p_routed": routes.p_routed})
 
 
-def _headline(contest: Contest, routes: Routes, reference: Policy) -> dict[str, Any]:
-    """Measure arms, policy and baselines; random routing and the oracle answer as `reference` does, at the policy's share."""
+def _headline(contest: Contest, routes: Routes, reference: Policy, share: float) -> dict[str, Any]:
+    """Measure arms, policy and baselines; random routing and the oracle answer as `reference` does, at `share`."""
     bench = contest.bench
-    share = routes.llm_share or FALLBACK_SHARE
     return {
         "crm": bench.measure(bench.rows["p_crm"]),
         "llm": bench.measure(bench.rows["p_llm"]),
-        "routed": bench.measure_routes(routes) | {"auc_minus_crm": bench.against_crm(routes.p_routed)},
+        "routed": bench.measure_routes(routes) | bench.both_against_crm(routes.p_routed),
         "random": bench.measure_mean(contest.random(reference, share)),
         "average": bench.measure_routes(contest.average()),
         "oracle": bench.measure_routes(contest.oracle(reference, share)),
+    }
+
+
+def _controls(contest: Contest, reference: Policy, share: float) -> dict[str, Any]:
+    """Measure what else a policy is held against; the placebo asks about as many rows, `share`."""
+    bench, capped = contest.bench, contest.capped(reference)
+    return {
+        "capped": bench.measure_routes(capped) | bench.both_against_crm(capped.p_routed),
+        "placebo": bench.measure_routes(contest.placebo(reference, share)),
     }

@@ -40,9 +40,9 @@ class Tile:
 CAPTIONS = {
     "auc_by_share": (
         "AUC against LLM share",
-        "AUC on test against the share of rows that the LLM answers. The routed points are validation's best policies, applied to test as "
-        "they are; the star is the policy of this run, its bar the 95 % interval of the difference from the CRM. The second figure adds "
-        "hindsight's oracle, which no router can reach.",
+        "AUC on test against the share of rows that the LLM answers. The routed points are policies fitted on validation, each at the "
+        "share it spends on test; the star is the policy of this run, its bar the 95 % interval of the difference from the CRM. The second "
+        "figure adds hindsight's oracle, which no router can reach.",
     ),
     "confidence_": (
         "metrics by confidence group",
@@ -72,6 +72,8 @@ def render(metrics: Metrics, figures: Mapping[str, bytes], settings: Any) -> str
         shares=tables.shares(metrics),
         data=[table for table in (tables.data(metrics), tables.quarantine(metrics)) if table.rows],
         stages=tables.stages(metrics),
+        allowed=f"{metrics['policy']['max_llm_share']:.0%}",
+        asked=tables.percent(metrics["test"]["routed"]["llm_share"]),
         llm_answered=tables.percent(metrics["llm_answered"]),
         best_auc=tables.number(metrics["best_auc"]),
         settings=without_credentials(json.dumps(as_plain(settings), indent=2, ensure_ascii=False)),
@@ -84,11 +86,12 @@ def _tiles(metrics: Metrics) -> list[Tile]:
     difference = routed["auc_minus_crm"]
     against = f"{tables.signed(difference['difference'])} against the CRM {tables.bracket(difference)}"
     against = against if routed["llm_share"] else "the CRM's answers as they are"
+    allowed, requests = f"{metrics['policy']['max_llm_share']:.0%} allowed on validation", tables.percent(routed["request_share"])
     return [
         Tile("CRM", tables.number(test["crm"]["auc"]), "AUC, asked about everything"),
         Tile("LLM", tables.number(test["llm"]["auc"]), "AUC, asked about everything"),
         Tile("Routed", tables.number(routed["auc"]), f"AUC, {against}"),
-        Tile("LLM share", tables.percent(routed["llm_share"]), f"of the rows; {tables.percent(routed['request_share'])} of the requests"),
+        Tile("LLM share", tables.percent(routed["llm_share"]), f"of the rows ({allowed}); {requests} of the requests"),
     ]
 
 

@@ -20,6 +20,7 @@ from components.routing.router import RouterName
 Fitted = Mapping[tuple[ArmColumn, CalibrationName], Calibration]
 Entries = Mapping[str, Mapping[str, Any]]
 SPEC_COLUMNS = ("router", "merge", "weight", "crm_calibration", "llm_calibration", "unit")
+ORDER_AND_LOSS = ("auc", "uauc", "logloss")
 RELIABILITY_BINS = 15
 
 
@@ -42,9 +43,17 @@ class Contest:
         }
         return cls(bench, valid, fitted, random_draws)
 
-    def decide(self, spec: Spec) -> Routes:
-        """Fit a policy on validation and let it decide the test rows."""
-        return fit_policy(self.valid, spec, self.fitted).decide(self.bench.rows)
+    def fit(self, spec: Spec) -> Policy:
+        """Fit a policy on validation."""
+        return fit_policy(self.valid, spec, self.fitted)
+
+    def at_share(self, policy: Policy, share: float) -> Routes:
+        """Let a policy ask about exactly this share of the test rows."""
+        return baselines.at_share(self.bench.rows, policy, share, self.bench.seed)
+
+    def capped(self, policy: Policy) -> Routes:
+        """Let a policy ask as it does, but about no more of the test rows than its budget."""
+        return baselines.capped(self.bench.rows, policy)
 
     def random(self, policy: Policy, share: float) -> list[Routes]:
         """Ask about random test rows, as many as `share` allows, and answer as `policy` does."""
@@ -53,50 +62,52 @@ class Contest:
     def oracle(self, policy: Policy, share: float) -> Routes:
         return baselines.oracle(self.bench.rows, policy, share)
 
-    def placebo(self, policy: Policy) -> Routes:
-        """Ask as `policy` does, but an "LLM" that knows nothing."""
-        return baselines.placebo(self.valid, self.bench.rows, policy)
+    def placebo(self, policy: Policy, share: float) -> Routes:
+        """Ask as a policy of this kind does, about exactly this share, but an "LLM" that knows nothing."""
+        return baselines.placebo(self.valid, self.bench.rows, policy, share, self.bench.seed)
 
     def average(self) -> Routes:
         return baselines.average(self.valid, self.bench.rows)
 
 
 def at_shares(contest: Contest, policies: Mapping[float, Policy]) -> dict[str, dict[str, Any]]:
-    """Return AUC, LogLoss and realised LLM share of every router at each share; `policies` are validation's best there."""
+    """Return what every router gives at each share of the test rows; `policies` are validation's best there."""
     return {str(float(share)): _at_share(contest, share, policy) for share, policy in sorted(policies.items())}
 
 
 def _at_share(contest: Contest, share: float, best: Policy) -> dict[str, Any]:
-    """Compare routers that answer alike (as `best` does) and differ in what they ask about.
+    """Compare routers that answer alike (as `best` does), ask equally often and differ in what they ask about.
 
-    Thresholds are validation's, so that each router's share of the test rows differs a little from `share`; random routing
-    and the oracle get what the best policy took. The interval of random routing is that of its first draw: one run of
-    chance, as anybody who routes so would get.
+    A threshold of validation spends another share on later rows, and each router's another one. So each asks about its
+    highest estimates among the test rows, which needs no label; `share_at_threshold` is what validation's threshold would
+    have spent. The interval of random routing is that of its first draw: one run of chance, as anybody who routes so would get.
     """
     bench, names = contest.bench, get_args(RouterName)
-    routed = best.decide(bench.rows)
-    taken = routed.llm_share or share
-    chance = contest.random(best, taken)
     spec = Spec("entropy", share, best.merge, best.weight, best.crm_calibration.name, best.llm_calibration.name, best.unit)
-    return {
-        "routed": _short(bench.measure_routes(routed)) | {"router": best.router.name, "auc_minus_crm": bench.against_crm(routed.p_routed)},
-        **{name: _short(bench.measure_routes(contest.decide(replace(spec, router=name)))) for name in names},
-        "random": _short(bench.measure_mean(chance)) | {"auc_minus_crm": bench.against_crm(chance[0].p_routed)},
-        "oracle": _short(bench.measure_routes(contest.oracle(best, taken))),
-    }
+    policies = {"routed": best, **{name: contest.fit(replace(spec, router=name)) for name in names}}
+    routes = {name: contest.at_share(policy, share) for name, policy in policies.items()}
+    found = {name: _short(bench.measure_routes(taken)) for name, taken in routes.items()}
+    for name, policy in policies.items():
+        found[name]["share_at_threshold"] = policy.decide(bench.rows).llm_share
+    found["routed"] |= {"router": best.router.name, "auc_minus_crm": bench.against_crm(routes["routed"].p_routed)}
+    chance = contest.random(best, share)
+    found["random"] = _short(bench.measure_mean(chance)) | {"auc_minus_crm": bench.against_crm(chance[0].p_routed)}
+    found["oracle"] = _short(bench.measure_routes(contest.oracle(best, share)))
+    return found
 
 
 def curve(contest: Contest, pareto: pd.DataFrame, at_share: Entries, test: Entries) -> dict[str, list[Figures]]:
     """Return the points of AUC against LLM share by router, each but the average's beginning with the CRM alone.
 
     `routed` are the policies of validation's Pareto front (a table as tune writes it), fitted on validation and applied
-    to test, good there or not; beyond the front's last share, validation's best at each share.
+    to test, good there or not, at the share that their thresholds spend on test; beyond the front's last share, validation's
+    best at exactly each share.
     """
-    crm = {"llm_share": 0.0, "auc": test["crm"]["auc"], "logloss": test["crm"]["logloss"]}
+    crm = _short({**test["crm"], "llm_share": 0.0})
     front = specs_of(pareto)
     last = max((spec.share for spec in front), default=0.0)
     points = {
-        "routed": [_short(contest.bench.measure_routes(contest.decide(spec))) for spec in front]
+        "routed": [_short(contest.bench.measure_routes(contest.fit(spec).decide(contest.bench.rows))) for spec in front]
         + [_short(entry["routed"]) for share, entry in at_share.items() if float(share) > last],
         "random": [_short(entry["random"]) for entry in at_share.values()],
         "oracle": [_short(entry["oracle"]) for entry in at_share.values()],
@@ -135,4 +146,4 @@ def _bins(label: Array, p: Array) -> list[dict[str, float | int]]:
 
 
 def _short(measured: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: measured[name] for name in ("auc", "logloss", "llm_share")}
+    return {name: measured[name] for name in (*ORDER_AND_LOSS, "llm_share")}

@@ -15,6 +15,7 @@ ARMS = {
     "average": "Average of both",
     "oracle": "Oracle (hindsight)",
 }
+ROUTED = list(ARMS).index("routed")
 ROUTERS = {
     "routed": "Best on validation",
     "entropy": "Entropy",
@@ -48,33 +49,44 @@ class Table:
 
 def headline(metrics: Metrics) -> Table:
     """Return the arms and baselines with every metric."""
-    head = ("", "AUC", "AUC − CRM", "UAUC", "LogLoss", "Accuracy", "ECE", "LLM share", "Requests")
-    rows = tuple(_headline_row(name, metrics["test"][key], metrics["test"]["crm"]) for key, name in ARMS.items())
-    given = "the policy's share" if metrics["test"]["routed"]["llm_share"] else "a share of 20%, since the policy asks nothing"
+    head = ("", "AUC", "AUC − CRM", "UAUC", "UAUC − CRM", "LogLoss", "Accuracy", "ECE", "LLM share", "Requests")
+    test, policy = metrics["test"], metrics["policy"]
+    entries = [(name, test[key]) for key, name in ARMS.items()]
+    given = "the policy's share" if test["routed"]["llm_share"] else "a share of 20%, since the policy asks nothing"
     note = (
         "LLM share: rows answered with the LLM. Requests: share of requests (one user, one second) that touch it. "
         f"Random and oracle get {given}."
     )
-    return Table("Results on test", note, head, rows, strong_row=2)
+    if policy["asks"] and test["routed"]["llm_share"] > policy["max_llm_share"]:
+        entries.insert(ROUTED + 1, (f"Routed, {policy['max_llm_share']:.0%} at most", metrics["controls"]["capped"]))
+        note += " At most: the policy with its threshold raised until its budget holds on test too, which needs no label."
+    rows = tuple(_headline_row(name, entry, test["crm"]) for name, entry in entries)
+    return Table("Results on test", note, head, rows, strong_row=ROUTED)
 
 
 def _headline_row(name: str, entry: Metrics, crm: Metrics) -> tuple[Cell, ...]:
-    auc, baseline = entry["auc"], crm["auc"]
-    difference = NONE if entry is crm or auc is None or baseline is None else signed(auc - baseline)
-    if entry.get("llm_share") and "auc_minus_crm" in entry:
-        difference = f"{difference} {bracket(entry['auc_minus_crm'])}"
-    figures = [number(entry[key]) for key in ("uauc", "logloss", "accuracy", "ece")]
+    ordered = (text for key in ("auc", "uauc") for text in (number(entry[key]), _against(entry, crm, key)))
+    figures = [number(entry[key]) for key in ("logloss", "accuracy", "ece")]
     asked = [percent(entry.get(key)) for key in ("llm_share", "request_share")]
-    return cells(name, number(auc), difference, *figures, *asked)
+    return cells(name, *ordered, *figures, *asked)
+
+
+def _against(entry: Metrics, crm: Metrics, key: str) -> str:
+    """Write the difference from the CRM; its interval where there is one and the LLM was asked."""
+    if entry is crm or entry[key] is None or crm[key] is None:
+        return NONE
+    interval = entry.get(f"{key}_minus_crm")
+    return f"{signed(entry[key] - crm[key])} {bracket(interval) if interval and entry.get('llm_share') else ''}".strip()
 
 
 def shares(metrics: Metrics) -> Table:
     """Return every router at every share."""
-    head = ("Share allowed", "Router", "AUC", "AUC − CRM", "LogLoss", "LLM share")
+    head = ("Share of test rows", "Router", "AUC", "AUC − CRM", "UAUC", "LogLoss", "LLM share", "By threshold")
     rows = tuple(_share_row(share, name, entry, routers) for share, routers in metrics["shares"].items() for name, entry in routers.items())
     note = (
-        "All routers of one share answer alike and differ only in what they ask about. Thresholds come from validation, so the share "
-        "realised on test may differ. Random is the mean of its draws, its interval that of the first draw. "
+        "All routers of one share answer alike, ask about equally many test rows, those of their highest estimates (which needs no label), "
+        "and differ only in which. By threshold: what the threshold that spends this share of validation would have spent on test. "
+        "Random is the mean of its draws, its interval that of the first draw. The oracle asks nothing that does not help. "
         "Entropy and margin order rows alike."
     )
     return Table("Every router at the same budgets", note, head, rows)
@@ -83,7 +95,11 @@ def shares(metrics: Metrics) -> Table:
 def _share_row(share: str, name: str, entry: Metrics, routers: Mapping[str, Metrics]) -> tuple[Cell, ...]:
     best = max((other["auc"] for key, other in routers.items() if key != "oracle" and other["auc"] is not None), default=None)
     auc = Cell(number(entry["auc"]), strong=name != "oracle" and best is not None and entry["auc"] == best)
-    rest = cells(_difference(entry), number(entry["logloss"]), percent(entry["llm_share"]))
+    figures, asked = (
+        (number(entry[key]) for key in ("uauc", "logloss")),
+        (percent(entry.get(key)) for key in ("llm_share", "share_at_threshold")),
+    )
+    rest = cells(_difference(entry), *figures, *asked)
     return (*cells(percent(float(share)), ROUTERS[name]), auc, *rest)
 
 

@@ -26,25 +26,46 @@ def _policy(test: Mapping[str, Any]) -> str:
     asked = f"The policy asks the LLM about {routed['llm_share']:.1%} of the test rows and changes the CRM's AUC by {change(interval)}"
     if interval["low"] is None:
         return f"The policy asks the LLM about {routed['llm_share']:.1%} of the test rows; AUC is not defined on them."
+    served = _order_served(routed)
     if interval["low"] > 0:
-        return f"Asking the LLM pays here. {asked}, from {_auc(test['crm'])} to {_auc(routed)}."
+        head = "Asking the LLM raises the AUC here." if served else "Asking the LLM pays here."
+        return f"{head} {asked}, from {_auc(test['crm'])} to {_auc(routed)}.{served}"
     if interval["high"] < 0:
-        return f"Asking the LLM costs quality here. {asked}, from {_auc(test['crm'])} to {_auc(routed)}."
-    return f"Asking the LLM makes no difference that these test rows can show. {asked}: the interval holds 0."
+        head = "Asking the LLM lowers the AUC here." if served else "Asking the LLM costs quality here."
+        return f"{head} {asked}, from {_auc(test['crm'])} to {_auc(routed)}.{served}"
+    return f"Asking the LLM makes no difference to the AUC that these test rows can show. {asked}: the interval holds 0.{served}"
+
+
+def _order_served(routed: Mapping[str, Any]) -> str:
+    """Say what becomes of the order inside a user where it is not what becomes of AUC."""
+    overall, inside = _direction(routed["auc_minus_crm"]), _direction(routed["uauc_minus_crm"])
+    if overall == inside:
+        return ""
+    said = {None: "can't be told", -1: "gets worse", 0: "shows no such change", 1: "gets better"}[inside]
+    return f" The order inside each user, which is what gets served, {said}: the change in UAUC is {change(routed['uauc_minus_crm'])}."
+
+
+def _direction(interval: Mapping[str, Any]) -> int | None:
+    """Return the sign of a difference, 0 where its interval holds 0, None where it has none."""
+    return None if interval["low"] is None else (interval["low"] > 0) - (interval["high"] < 0)
 
 
 def _budget(metrics: Mapping[str, Any]) -> str:
     taken, allowed = metrics["test"]["routed"]["llm_share"], metrics["policy"]["max_llm_share"]
     if taken <= allowed:
         return ""
-    return f"That is more than the {allowed:.0%} allowed on validation, where the threshold was set: these rows are of another time."
+    capped = metrics["controls"]["capped"]
+    return (
+        f"The cap of {allowed:.0%} is one of validation, where the threshold was set, and these rows are of another time: "
+        f"held to {capped['llm_share']:.1%} of them, the policy changes the AUC by {change(capped['auc_minus_crm'])}."
+    )
 
 
 def _otherwise(metrics: Mapping[str, Any]) -> str:
     random, routed = metrics["test"]["random"], metrics["test"]["routed"]
     if routed["llm_share"] > 0:
         placebo = metrics["controls"]["placebo"]
-        return f"The same number of rows chosen by chance gives {_auc(random)}, an LLM that knows nothing {_auc(placebo)}."
+        return f"As many rows chosen by chance give {_auc(random)}; an LLM that knows nothing, asked about as many, gives {_auc(placebo)}."
     share = f"{random['llm_share']:.0%}"
     asked = metrics["shares"].get("0.2")
     if asked is None:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.routing.fit import Spec, fit_policy, gains
-from components.routing.policy import Policy, Routes, request_of, threshold_for
+from components.routing.policy import Policy, Routes, request_of, threshold_for, worth
 from components.routing.router import Rows, column
 
 DRAWS = 20
@@ -20,11 +21,30 @@ def random_routing(rows: Rows, policy: Policy, share: float, draws: int = DRAWS,
 
     Metrics are to be averaged over the draws, not the probabilities: their mean would be a better model than any draw.
     """
-    unit = request_of(rows) if policy.unit == "request" else np.arange(len(column(rows, "p_crm")))
+    unit = _units(rows, policy)
     random = np.random.default_rng(seed)
     for _ in range(draws):
         estimate = random.permutation(unit.max(initial=-1) + 1).astype(np.float64)[unit]
         yield policy.answer(rows, estimate > threshold_for(estimate, share))
+
+
+def at_share(rows: Rows, policy: Policy, share: float, seed: int = 0) -> Routes:
+    """Let a policy ask about exactly `share` of these rows, those of its highest estimates, wherever its threshold lies.
+
+    No label is read. Rows that tie are taken by chance; whole requests may leave less than one request of the share unspent.
+    """
+    unit, estimate = _units(rows, policy), worth(policy.router, policy.unit, rows)
+    units = int(unit.max(initial=-1)) + 1
+    of_unit, rank = np.empty(units), np.empty(units)
+    of_unit[unit] = estimate
+    rank[np.lexsort((np.random.default_rng(seed).permutation(units), of_unit))] = np.arange(units)
+    return policy.answer(rows, rank[unit] > threshold_for(rank[unit], share))
+
+
+def capped(rows: Rows, policy: Policy) -> Routes:
+    """Let a policy ask at its own threshold, or at a higher one where `max_llm_share` of these rows would not suffice."""
+    estimate = worth(policy.router, policy.unit, rows)
+    return replace(policy, threshold=max(policy.threshold, threshold_for(estimate, policy.max_llm_share))).decide(rows)
 
 
 def average(valid: Rows, rows: Rows) -> Routes:
@@ -32,22 +52,22 @@ def average(valid: Rows, rows: Rows) -> Routes:
     return fit_policy(valid, Spec("entropy", 1.0, "mix", 0.5, "platt", "platt")).decide(rows)
 
 
-def placebo(valid: Rows, rows: Rows, policy: Policy) -> Routes:
-    """Let a policy of the same kind and share, fitted on `valid`, ask an "LLM" that answers the mean click rate to everything.
+def placebo(valid: Rows, rows: Rows, policy: Policy, share: float, seed: int = 0) -> Routes:
+    """Let a policy of the same kind, fitted on `valid`, ask an "LLM" that answers the mean click rate to everything, at exactly `share`.
 
     What this gains over the CRM comes from correcting the CRM where it is too sure, and not from anything an LLM knows.
     """
     rate = float(column(valid, "label").mean())
     spec = Spec(
         router=policy.router.name,
-        share=policy.expected_share,
+        share=share,
         merge=policy.merge,
         weight=policy.weight,
         crm_calibration=policy.crm_calibration.name,
         llm_calibration="none",
         unit=policy.unit,
     )
-    return fit_policy(_answering(valid, rate), spec).decide(_answering(rows, rate))
+    return at_share(_answering(rows, rate), fit_policy(_answering(valid, rate), spec), share, seed)
 
 
 def oracle(rows: Rows, policy: Policy, share: float) -> Routes:
@@ -59,6 +79,11 @@ def oracle(rows: Rows, policy: Policy, share: float) -> Routes:
     gain = gains(rows, policy.crm_calibration, policy.llm_calibration, "replace", 1.0)
     worth = np.where(gain > 0, gain, -math.inf)
     return hindsight.answer(rows, worth > threshold_for(worth, share))
+
+
+def _units(rows: Rows, policy: Policy) -> NDArray[np.int64]:
+    """Number what the policy routes together."""
+    return request_of(rows) if policy.unit == "request" else np.arange(len(column(rows, "p_crm")))
 
 
 def _answering(rows: Rows, p_llm: float) -> Rows:

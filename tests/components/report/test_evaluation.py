@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from components.errors import ConfigError, DataError
 from components.report.evaluation import Config, Evaluation, evaluate
 from components.report.summary import summary_table
+from components.report.tables import headline
 from components.routing.policy import Policy, crm_only
 from tests.components.report.scores import QUICK, by_hand, doubting, facts, generated, searched
 
@@ -54,8 +56,9 @@ def test_a_policy_is_judged_on_the_rows_it_asked_about(paper: Evaluation):
     assert routed["auc_minus_crm"]["difference"] == pytest.approx(1 / 9)
 
 
-def test_random_and_oracle_get_the_policys_share(paper: Evaluation):
+def test_random_oracle_and_placebo_get_the_policys_share(paper: Evaluation):
     test = paper.metrics["test"]
+    assert paper.metrics["controls"]["placebo"]["llm_share"] == pytest.approx(2 / 6)
     assert test["random"]["llm_share"] == pytest.approx(2 / 6)
     assert test["oracle"]["llm_share"] == pytest.approx(2 / 6)
     assert test["average"]["llm_share"] == 1.0
@@ -77,12 +80,13 @@ def test_metrics_have_the_agreed_keys(drawn: Evaluation):
     assert {name: set(entry) for name, entry in metrics["test"].items()} == {
         "crm": FIVE,
         "llm": FIVE,
-        "routed": FIVE | SHARES | {"auc_minus_crm"},
+        "routed": FIVE | SHARES | {"auc_minus_crm", "uauc_minus_crm"},
         "random": FIVE | SHARES,
         "average": FIVE | SHARES,
         "oracle": FIVE | SHARES,
     }
-    assert set(metrics["test"]["routed"]["auc_minus_crm"]) == {"difference", "low", "high", "draws"}
+    for name in ("auc_minus_crm", "uauc_minus_crm"):
+        assert set(metrics["test"]["routed"][name]) == {"difference", "low", "high", "draws"}
     assert list(metrics["shares"]) == ["0.1", "0.2", "0.3", "0.5", "1.0"]
     for entry in metrics["shares"].values():
         assert list(entry) == ["routed", "entropy", "margin", "gain", "random", "oracle"]
@@ -105,6 +109,29 @@ def test_a_router_that_finds_the_llms_rows_beats_chance_and_stays_below_the_orac
     assert drawn.metrics["verdict"].startswith("Asking the LLM pays here.")
 
 
+def test_at_one_share_every_router_asks_about_equally_many_test_rows(drawn: Evaluation):
+    for share, entry in drawn.metrics["shares"].items():
+        assert {figures["llm_share"] for name, figures in entry.items() if name != "oracle"} == {float(share)}
+        assert entry["oracle"]["llm_share"] <= float(share)
+        assert {name for name, figures in entry.items() if "share_at_threshold" in figures} == {"routed", "entropy", "margin", "gain"}
+    assert drawn.metrics["shares"]["0.3"]["routed"]["share_at_threshold"] == drawn.metrics["test"]["routed"]["llm_share"]
+    assert drawn.metrics["shares"]["0.3"]["entropy"]["share_at_threshold"] != 0.3
+
+
+def test_a_policy_that_spends_more_than_its_budget_on_test_is_also_judged_within_it():
+    test = generated(500, 2, "test")
+    metrics = judged(test, replace(doubting(), max_llm_share=0.1)).metrics
+    taken, capped = metrics["test"]["routed"]["llm_share"], metrics["controls"]["capped"]
+    assert capped["llm_share"] == 0.1 < taken
+    assert f"held to 10.0% of them, the policy changes the AUC by {capped['auc_minus_crm']['difference']:+.4f}" in metrics["verdict"]
+    assert "10% at most" in [row[0].text.removeprefix("Routed, ") for row in headline(metrics).rows]
+
+
+def test_a_policy_within_its_budget_needs_no_other_figure(paper: Evaluation):
+    assert "held to" not in paper.metrics["verdict"]
+    assert len(headline(paper.metrics).rows) == 6
+
+
 def test_at_one_share_routers_differ_in_their_rows_alone(drawn: Evaluation):
     # The policies of this search are gain routers, and margin orders rows as entropy does.
     for entry in drawn.metrics["shares"].values():
@@ -117,7 +144,7 @@ def test_at_one_share_routers_differ_in_their_rows_alone(drawn: Evaluation):
 def test_the_curve_begins_with_the_crm_and_holds_the_front(drawn: Evaluation):
     curve, crm = drawn.metrics["curve"], drawn.metrics["test"]["crm"]
     for name in ("routed", "random", "oracle"):
-        assert curve[name][0] == {"llm_share": 0.0, "auc": crm["auc"], "logloss": crm["logloss"]}
+        assert curve[name][0] == {"llm_share": 0.0, **{key: crm[key] for key in ("auc", "uauc", "logloss")}}
         assert [point["llm_share"] for point in curve[name]] == sorted(point["llm_share"] for point in curve[name])
     assert len(curve["routed"]) == 1 + 2 + 3  # the CRM, the front at .1 and .2, the shares beyond it
     assert [point["llm_share"] for point in curve["average"]] == [1.0]

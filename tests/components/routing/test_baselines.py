@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from components import metrics
-from components.routing.baselines import average, oracle, placebo, random_routing
+from components.routing.baselines import at_share, average, capped, oracle, placebo, random_routing
 from components.routing.calibration import fit
 from components.routing.fit import Spec, fit_policy
 from components.routing.policy import crm_only, request_of
+from components.routing.router import RouterName
 from components.routing.signals import logit, sigmoid
 from tests.components.routing.score_tables import score_table
 
@@ -44,6 +47,45 @@ def test_random_routing_of_requests_keeps_them_whole_and_within_the_share() -> N
         assert all(len(set(asked[request == one])) == 1 for one in np.unique(request))
 
 
+@pytest.mark.parametrize("router", ["entropy", "gain"])
+def test_at_a_share_a_policy_spends_it_exactly_wherever_its_threshold_lies(router: RouterName) -> None:
+    valid, test = score_table(1_000, seed=1), score_table(1_000, seed=2)
+    policy = fit_policy(valid, replace(SPEC, router=router))
+    asked = at_share(test, policy, 0.3).arm == "llm"
+    assert asked.mean() == 0.3
+    estimate = policy.router.estimate(test)
+    assert estimate[asked].min() > estimate[~asked].max()
+    answered = replace(policy, threshold=estimate[~asked].max()).decide(test)
+    assert (at_share(test, policy, 0.3).p_routed == answered.p_routed).all()
+
+
+def test_at_a_share_rows_that_tie_are_taken_by_chance_until_it_is_spent() -> None:
+    rows = score_table(1_000).assign(p_crm=np.repeat([0.5, 0.9], 500))
+    one, other = (at_share(rows, crm_only(), 0.3, seed).arm == "llm" for seed in (0, 1))
+    assert one.mean() == other.mean() == 0.3
+    assert not one[500:].any()
+    assert (one != other).any()
+
+
+def test_at_a_share_requests_stay_whole_and_at_most_one_goes_unspent() -> None:
+    rows = score_table(1_000, users=5)
+    policy = fit_policy(rows, Spec("entropy", 0.1, "replace", 1.0, "none", "none", "request"))
+    request = request_of(rows)
+    asked = at_share(rows, policy, 0.3).arm == "llm"
+    assert 300 - np.bincount(request).max() < asked.sum() <= 300
+    assert all(len(set(asked[request == one])) == 1 for one in np.unique(request))
+
+
+def test_a_capped_policy_asks_no_more_than_its_budget_and_where_it_asks_less_as_ever() -> None:
+    rows = score_table(1_000)
+    policy = fit_policy(rows, SPEC)
+    spends_more, spends_less = (replace(policy, threshold=policy.threshold + step) for step in (-0.01, 0.01))
+    assert spends_more.decide(rows).llm_share > 0.2
+    assert capped(rows, spends_more).llm_share == 0.2
+    assert 0 < spends_less.decide(rows).llm_share < 0.2
+    assert (capped(rows, spends_less).arm == spends_less.decide(rows).arm).all()
+
+
 def test_average_is_the_mean_of_platt_calibrated_logits_everywhere() -> None:
     valid, test = score_table(1_000, seed=1), score_table(1_000, seed=2)
     routes = average(valid, test)
@@ -52,26 +94,36 @@ def test_average_is_the_mean_of_platt_calibrated_logits_everywhere() -> None:
     assert routes.p_routed == pytest.approx(sigmoid((logit(crm) + logit(llm)) / 2))
 
 
-def test_the_placebo_spends_the_policys_share_on_answers_that_know_nothing() -> None:
+def test_the_placebo_spends_the_given_share_on_answers_that_know_nothing() -> None:
     valid, test = score_table(1_000, seed=1), score_table(1_000, seed=2)
     policy = fit_policy(valid, Spec("entropy", 0.2, "replace", 1.0, "platt", "isotonic"))
-    routes = placebo(valid, test, policy)
+    taken = policy.decide(test)
+    routes = placebo(valid, test, policy, taken.llm_share)
     asked = routes.arm == "llm"
     assert (asked == policy.needs_llm(test)).all()
     assert set(routes.p_routed[asked]) == {valid["label"].mean()}
-    assert (routes.p_routed[~asked] == policy.decide(test).p_routed[~asked]).all()
+    assert (routes.p_routed[~asked] == taken.p_routed[~asked]).all()
 
 
-def test_the_placebo_of_a_policy_that_never_asks_is_the_crm() -> None:
+def test_the_placebo_of_a_learned_router_asks_about_as_many_rows_though_it_learns_other_ones() -> None:
+    valid, test = score_table(1_000, seed=1), score_table(1_000, seed=2)
+    taken = fit_policy(valid, SPEC).decide(test)
+    routes = placebo(valid, test, fit_policy(valid, SPEC), taken.llm_share)
+    assert routes.llm_share == taken.llm_share
+    assert (routes.arm != taken.arm).any()
+
+
+def test_a_placebo_that_may_ask_nothing_is_the_crm() -> None:
     rows = score_table(300)
-    assert (placebo(rows, rows, crm_only()).p_routed == rows["p_crm"]).all()
+    assert (placebo(rows, rows, crm_only(), 0.0).p_routed == rows["p_crm"]).all()
 
 
 def test_an_llm_that_knows_something_beats_the_placebo() -> None:
     valid, test = score_table(seed=1), score_table(seed=2)
     policy = fit_policy(valid, SPEC)
-    label = test["label"].to_numpy()
-    assert metrics.auc(label, policy.decide(test).p_routed) > metrics.auc(label, placebo(valid, test, policy).p_routed) + 0.002
+    label, routed = test["label"].to_numpy(), policy.decide(test)
+    nothing = placebo(valid, test, policy, routed.llm_share)
+    assert metrics.auc(label, routed.p_routed) > metrics.auc(label, nothing.p_routed) + 0.002
 
 
 def test_the_oracle_replaces_the_rows_that_gain_most_and_none_that_lose() -> None:
