@@ -118,8 +118,10 @@ class FeatureStore:
             history, ratings = history[index], ratings[index]
         seen = history >= 0
         span = self.schema.rating_max - self.schema.rating_min
-        residual_BL = np.where(seen, (ratings - self.encoded_items.train_rating_R[history]) / span, 0.0).astype(np.float32)
-        ids = np.concatenate([self.encoded_users.ids_RS[user], self.encoded_items.ids_RS[item], columns["context_ids"][index]], axis=1)
+        residual_BL = np.where(seen, (ratings - self.encoded_items.train_rating_R.take(history)) / span, 0.0).astype(np.float32)
+        # `take` copies whole rows; an index does it number by number.
+        known = self.encoded_users.ids_RS.take(user, axis=0), self.encoded_items.ids_RS.take(item, axis=0)
+        ids = np.concatenate([*known, columns["context_ids"][index]], axis=1)
         lately = history_numbers(seen, residual_BL)
         numeric = [self.encoded_users.numeric_RN[user], self.encoded_items.numeric_RN[item], columns["context_numeric"][index]]
         return CrmBatch(
