@@ -12,6 +12,7 @@ from ray.data import ActorPoolStrategy
 
 from components import artifacts
 from components.errors import ConfigError
+from components.memory import keep_freed_memory
 from pipelines.board import Line, Reader
 from pipelines.cluster import Asked, Need, map_tables, on_gpus, read_parts, write_parts
 from pipelines.stage import StageContext
@@ -109,6 +110,7 @@ class CrmScorer:
         from components.features.tables import load_store
         from components.joint.crm_files import load_crm, score_crm
 
+        keep_freed_memory()
         self._score, self._store = score_crm, load_store(tables)
         self._crm = load_crm(crm, self._store.inputs)
 

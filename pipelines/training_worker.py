@@ -18,6 +18,7 @@ from components.joint.training import Surroundings
 from components.joint.workbench import Parts, Workbench
 from components.llm import backbone
 from components.llm.answer import ClickLlm
+from components.memory import keep_freed_memory
 from pipelines.train import Job
 
 
@@ -26,6 +27,7 @@ def train(job: Job, board: Any, run_uri: str, start: Checkpoint | None) -> None:
 
     `start` is the checkpoint that a broken run left in the folder of this one, `run_uri`.
     """
+    keep_freed_memory()
     torch.set_num_threads(job.train.cpus_per_worker)
     context = ray.train.get_context()
     share = Share(context.get_world_rank(), context.get_world_size())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from components.crm.inputs import InputLayer
-from components.crm.layers import Tower
+from components.crm.layers import Head, Linear, Tower
 from components.crm.model import Crm
 from components.errors import ConfigError
 from components.types import CrmBatch, CrmOutput
@@ -42,7 +42,7 @@ class Dcnv2(Crm):
         self.inputs, self._parallel = inputs, config.structure == "parallel"
         self.cross = nn.ModuleList(CrossLayer(inputs.width, config.rank) for _ in range(config.cross_layers))
         self.deep = Tower(inputs.width, config.hidden_sizes, "relu", dropout)
-        self.head = nn.Linear(self.deep.width + (inputs.width if self._parallel else 0), 1)
+        self.head = Head(self.deep.width + (inputs.width if self._parallel else 0))
 
     @property
     def hidden_widths(self) -> tuple[int, ...]:
@@ -50,14 +50,14 @@ class Dcnv2(Crm):
 
     def forward(self, batch: CrmBatch) -> CrmOutput:
         embedded = self.inputs(batch)
-        first_BX = x_BX = embedded.flat_BX
+        first_BX = x_BX = self.inputs.narrow(embedded.flat_BX)
         hidden: list[Tensor] = []
         for layer in self.cross:
             x_BX = layer(first_BX, x_BX)
             hidden.append(x_BX)
         deep_BW = self.deep(first_BX if self._parallel else x_BX)[-1]
-        last = torch.cat([x_BX, deep_BW], dim=1) if self._parallel else deep_BW
-        return CrmOutput(embedded.prior_B + self.head(last).squeeze(1), tuple(hidden))
+        last = (x_BX, deep_BW) if self._parallel else (deep_BW,)
+        return CrmOutput(embedded.prior_B + self.head(*last), tuple(hidden))
 
 
 class CrossLayer(nn.Module):
@@ -65,7 +65,7 @@ class CrossLayer(nn.Module):
 
     def __init__(self, width: int, rank: int) -> None:
         super().__init__()
-        self.weight = nn.Linear(width, width) if rank == 0 else nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, width))
+        self.weight = Linear(width, width) if rank == 0 else nn.Sequential(Linear(width, rank, bias=False), Linear(rank, width))
 
     def forward(self, first_BX: Tensor, x_BX: Tensor) -> Tensor:
-        return first_BX * self.weight(x_BX) + x_BX
+        return torch.addcmul(x_BX, first_BX, self.weight(x_BX))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from components.crm.inputs import Embedded, InputLayer
-from components.crm.layers import Activation, Tower
+from components.crm.layers import Activation, Head, Tower
 from components.crm.model import Crm
 from components.errors import ConfigError
 from components.types import CrmBatch, CrmOutput
@@ -40,7 +40,7 @@ class Din(Crm):
         self.inputs = inputs
         self.attention = Attention(inputs.size, config.attention_sizes, config.softmax)
         self.tower = Tower(inputs.width + 2 * inputs.size, config.hidden_sizes, config.activation, dropout)
-        self.head = nn.Linear(self.tower.width, 1)
+        self.head = Head(self.tower.width)
         self._widths = config.hidden_sizes
 
     @property
@@ -50,8 +50,9 @@ class Din(Crm):
     def forward(self, batch: CrmBatch) -> CrmOutput:
         embedded = self.inputs(batch)
         interest_BD = self.attention(embedded)
-        hidden = self.tower(torch.cat([embedded.flat_BX, interest_BD, interest_BD * embedded.target_BD], dim=1))
-        return CrmOutput(embedded.prior_B + self.head(hidden[-1]).squeeze(1), hidden)
+        read_BX = torch.cat([embedded.flat_BX, interest_BD, interest_BD * embedded.target_BD], dim=1)
+        hidden = self.tower(self.inputs.narrow(read_BX))
+        return CrmOutput(embedded.prior_B + self.head(hidden[-1]), hidden)
 
 
 class Attention(nn.Module):

@@ -3,13 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from components.types import CrmInputs, Slot
 
 INITIAL_DEVIATION = 0.1  # of embeddings; small beside what training makes of them, so that rare values stay near zero (ours)
+
+
+class Table(nn.Module):
+    """Vectors [rows, size]; row 0 is padding, which training does not move."""
+
+    def __init__(self, rows: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Embedding(rows, size).weight
+
+    def forward(self, *ids: Tensor) -> tuple[Tensor, ...]:
+        """Return the vectors [..., size] of each tensor of ids; all share one gradient."""
+        if self.weight.is_cuda:  # adds in a fixed order there, which `index_add_` does not
+            return tuple(embedding(each, self.weight, padding_idx=0) for each in ids)
+        return _Lookup.apply(self.weight, *ids)  # pyright: ignore[reportReturnType]
+
+
+class _Lookup(torch.autograd.Function):
+    """Rows of a table. On a CPU torch's own gradient of it takes four times as long: it adds row by row, each as a call of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, *ids: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.shape = weight.shape
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*ids)
+        return tuple(weight.index_select(0, each.reshape(-1)).view(*each.shape, weight.shape[1]) for each in ids)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        known = [(ids, gradient) for ids, gradient in zip(ctx.saved_tensors, gradients, strict=True) if gradient is not None]
+        whole = known[0][1].new_zeros(ctx.shape)
+        for ids, gradient in known:
+            whole.index_add_(0, ids.reshape(-1), gradient.reshape(-1, ctx.shape[1]))
+        whole[0] = 0.0
+        return whole, *(None for _ in gradients)
 
 
 class FieldEmbedding(nn.Module):
@@ -18,24 +54,40 @@ class FieldEmbedding(nn.Module):
     def __init__(self, rows: int, slots: Sequence[Slot], size: int) -> None:
         """`size` is D; only `slots` are read, in their order."""
         super().__init__()
-        self._slots = tuple(slots)
+        self._runs = _runs(slots)
         self.table = embedding_table(rows, size)
 
-    def forward(self, slot_ids_BS: Tensor) -> Tensor:
-        """Return one vector a slot, side by side [B, F * D]; a slot of many values is the mean of those that are not padding."""
-        # No column of the table: where nothing else reads it, it still has a gradient, which data parallelism waits for.
-        fields: list[Tensor] = [self.table.weight[0, :0].expand(len(slot_ids_BS), 0)]
-        vectors_BSD = self.table(slot_ids_BS)
-        for slot in self._slots:
-            columns = slice(slot.start, slot.start + slot.width)
-            summed_BD = vectors_BSD[:, columns].sum(1) if slot.width > 1 else vectors_BSD[:, slot.start]
-            count_B1 = (slot_ids_BS[:, columns] != 0).sum(1, keepdim=True).clamp_min(1) if slot.width > 1 else 1
-            fields.append(summed_BD / count_B1)
-        return torch.cat(fields, dim=1)
+    def forward(self, slot_ids_BS: Tensor, *item_ids: Tensor) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """Return one vector a slot, to be put side by side [B, F * D], and the vectors [..., D] of items.
 
-    def items(self, ids: Tensor) -> Tensor:
-        """Return the vectors [..., D] of items."""
-        return self.table(ids)
+        A slot of many values is the mean of those that are not padding.
+        """
+        ids = [slot_ids_BS[:, columns] for columns, _ in self._runs]
+        vectors = self.table(*ids, *item_ids)
+        fields = [
+            _mean(vectors_BWD, ids_BW) if is_list else vectors_BWD.flatten(1)
+            for (_, is_list), ids_BW, vectors_BWD in zip(self._runs, ids, vectors, strict=False)
+        ]
+        return fields, vectors[len(ids) :]
+
+
+def _runs(slots: Sequence[Slot]) -> list[tuple[slice, bool]]:
+    """Return the columns to look up together, and whether they are the values of one field: neighbours of one value each are one run.
+
+    Without any slot it is one run of no column: where nothing else reads the table, it still has a gradient, which data
+    parallelism waits for.
+    """
+    runs: list[tuple[slice, bool]] = [] if slots else [(slice(0, 0), False)]
+    for slot in slots:
+        columns = slice(slot.start, slot.start + slot.width)
+        if slot.width == 1 and runs and not runs[-1][1] and runs[-1][0].stop == slot.start:
+            columns = slice(runs.pop()[0].start, columns.stop)
+        runs.append((columns, slot.width > 1))
+    return runs
+
+
+def _mean(vectors_BWD: Tensor, ids_BW: Tensor) -> Tensor:
+    return vectors_BWD.sum(1) / (ids_BW != 0).sum(1, keepdim=True).clamp_min(1)
 
 
 class Forget(nn.Module):
@@ -51,11 +103,12 @@ class Forget(nn.Module):
         rates = [user_unknown_rate if slot.name == "user_id" else unknown_rate for slot in columns]
         self.unknown_S = nn.Buffer(torch.tensor([slot.unknown_row for slot in columns]), persistent=False)
         self.rate_S = nn.Buffer(torch.tensor(rates), persistent=False)
-        self._item_column, self._always_some = inputs.slots[inputs.item_slot].start, max(rates) >= 1.0
+        self._item_column = inputs.slots[inputs.item_slot].start
+        self._some, self._always_some = max(rates) > 0.0, max(rates) >= 1.0
 
     def forward(self, slot_ids_BS: Tensor, history_ids_BL: Tensor) -> tuple[Tensor, Tensor]:
         """Return the ids of slots and histories with some forgotten; padding stays."""
-        if not self.training and not self._always_some:
+        if not (self._some if self.training else self._always_some):
             return slot_ids_BS, history_ids_BL
         item = slice(self._item_column, self._item_column + 1)
         return self._forget(slot_ids_BS, slice(None)), self._forget(history_ids_BL, item)
@@ -66,9 +119,9 @@ class Forget(nn.Module):
         return torch.where((ids != 0) & forgotten, self.unknown_S[columns], ids)
 
 
-def embedding_table(rows: int, size: int) -> nn.Embedding:
+def embedding_table(rows: int, size: int) -> Table:
     """Make a table [rows, size] of small random vectors; row 0 is zero and stays zero."""
-    table = nn.Embedding(rows, size, padding_idx=0)
+    table = Table(rows, size)
     nn.init.normal_(table.weight, std=INITIAL_DEVIATION)
     with torch.no_grad():
         table.weight[0] = 0.0

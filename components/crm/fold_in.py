@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from components.crm.embedding import embedding_table
+from components.crm.embedding import Table, embedding_table
 from components.errors import ConfigError
 
 OFFSET_SCALE = 4.0  # of the learned item offsets: they are to be found before the vectors are (ours)
@@ -44,18 +45,41 @@ class FoldIn(nn.Module):
         super().__init__()
         self._gain = config.gain
         self.vectors = embedding_table(rows, config.size)
-        self.offset = nn.Embedding(rows, 1, padding_idx=0)
+        self.offset = Table(rows, 1)
         nn.init.zeros_(self.offset.weight)
         self.ridge_E = nn.Buffer(torch.tensor([config.mean_ridge] + [config.ridge] * config.size), persistent=False)
 
     def forward(self, target_ids_B: Tensor, history_ids_BL: Tensor, rating_BL: Tensor) -> Tensor:
         """Return log-odds [B]; a residual of 0 marks padding and items without a rating, which tell nothing."""
+        target_BD, history_BLD = self.vectors(target_ids_B, history_ids_BL)
         rated_BL1 = (rating_BL != 0).unsqueeze(2).float()
         # The solution needs full precision, whatever the weights are kept in.
-        known_BLE = torch.cat([rated_BL1, rated_BL1 * self.vectors(history_ids_BL).float()], dim=2)
-        gram_BEE = known_BLE.mT @ known_BLE + torch.diag(self.ridge_E.float())
-        moment_BE1 = known_BLE.mT @ rating_BL.float().unsqueeze(2)
-        taste_BE = torch.cholesky_solve(moment_BE1, torch.linalg.cholesky(gram_BEE)).squeeze(2)
-        target_BD = self.vectors(target_ids_B)
+        known_BLE = torch.cat([rated_BL1, rated_BL1 * history_BLD.float()], dim=2)
+        taste_BE = ridge_regression(known_BLE, rating_BL.float(), self.ridge_E.float())
         residual_B = taste_BE[:, 0] + (taste_BE[:, 1:] * target_BD.float()).sum(1)
-        return self._gain * residual_B.to(target_BD.dtype) + OFFSET_SCALE * self.offset(target_ids_B).squeeze(1)
+        (offset_B1,) = self.offset(target_ids_B)
+        return self._gain * residual_B.to(target_BD.dtype) + OFFSET_SCALE * offset_B1.squeeze(1)
+
+
+def ridge_regression(known_BLE: Tensor, rating_BL: Tensor, ridge_E: Tensor) -> Tensor:
+    """Return w = (K'K + diag(ridge))^-1 K'r [B, E] of each sample; only K has a gradient."""
+    return _Ridge.apply(known_BLE, rating_BL, ridge_E)  # pyright: ignore[reportReturnType]
+
+
+class _Ridge(torch.autograd.Function):
+    """The gradient of w in closed form: with u = (K'K + diag(ridge))^-1 dw it is dK = (r - K w) u' - (K u) w'."""
+
+    @staticmethod
+    def forward(ctx: Any, known_BLE: Tensor, rating_BL: Tensor, ridge_E: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        root_BEE = torch.linalg.cholesky(known_BLE.mT @ known_BLE + torch.diag(ridge_E))
+        weight_BE1 = torch.cholesky_solve(known_BLE.mT @ rating_BL.unsqueeze(2), root_BEE)
+        ctx.save_for_backward(known_BLE, rating_BL, root_BEE, weight_BE1)
+        return weight_BE1.squeeze(2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_BE: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        known_BLE, rating_BL, root_BEE, weight_BE1 = ctx.saved_tensors
+        both_BE2 = torch.cat([torch.cholesky_solve(gradient_BE.unsqueeze(2), root_BEE), weight_BE1], dim=2)
+        answer_BL2 = known_BLE @ both_BE2
+        left_BL2 = torch.stack([rating_BL - answer_BL2[:, :, 1], -answer_BL2[:, :, 0]], dim=2)
+        return left_BL2 @ both_BE2.mT, None, None

@@ -21,8 +21,7 @@ def pool(choice: HistoryChoice, target_BD: Tensor, history_BLD: Tensor, rating_B
     history [1, L, D] is shared by all targets."""
     if choice == "none":
         return target_BD.new_zeros(len(target_BD), 0)
-    count_B1 = seen_BL.sum(1, keepdim=True).clamp_min(1)
-    means = [history_BLD.sum(1) / count_B1]
-    if choice == "rated":
-        means.append((rating_BL.unsqueeze(2) * history_BLD).sum(1) / count_B1)
-    return torch.cat([part for mean_BD in means for part in (mean_BD.expand_as(target_BD), mean_BD * target_BD)], dim=1)
+    weights = [seen_BL.to(history_BLD.dtype), rating_BL] if choice == "rated" else [seen_BL.to(history_BLD.dtype)]
+    weights_BKL = torch.stack(weights, dim=1) / seen_BL.sum(1).clamp_min(1).view(-1, 1, 1)
+    mean_BKD = (weights_BKL @ history_BLD).expand(len(target_BD), -1, -1)
+    return torch.stack([mean_BKD, mean_BKD * target_BD.unsqueeze(1)], dim=2).flatten(1)

@@ -8,9 +8,29 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm
+from torch.nn.functional import batch_norm, linear
 
 Activation = Literal["relu", "prelu", "dice"]
+
+
+class Linear(nn.Linear):
+    """A linear layer that computes in the precision of what it reads."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return linear(input, self.weight.to(input.dtype), None if self.bias is None else self.bias.to(input.dtype))
+
+
+class Head(nn.Linear):
+    """The logit [B] of vectors side by side, in the precision of its weights."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 1)
+
+    def forward(self, *parts: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        logit_B1 = self.bias
+        for part, weight in zip(parts, self.weight.split([part.shape[1] for part in parts], dim=1), strict=True):
+            logit_B1 = logit_B1 + linear(part.to(weight.dtype), weight)
+        return logit_B1.squeeze(1)
 
 
 class Dice(nn.Module):
@@ -27,7 +47,7 @@ class Dice(nn.Module):
         learn = self.training and len(x_BW) > 1
         standard_BW = batch_norm(x_BW, self.mean_W, self.variance_W, training=learn, eps=1e-8)
         gate_BW = torch.sigmoid(standard_BW)
-        return gate_BW * x_BW + (1 - gate_BW) * self.alpha_W * x_BW
+        return gate_BW * x_BW + (1 - gate_BW) * self.alpha_W.to(x_BW.dtype) * x_BW
 
 
 class Tower(nn.Module):
@@ -36,7 +56,7 @@ class Tower(nn.Module):
     def __init__(self, width: int, hidden_sizes: Sequence[int], activation: Activation, dropout: float) -> None:
         super().__init__()
         sizes = [width, *hidden_sizes]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(sizes))
         self.activations = nn.ModuleList(make_activation(activation, size) for size in hidden_sizes)
         self.dropout = nn.Dropout(dropout)
         self.width = sizes[-1]

@@ -6,11 +6,14 @@ from abc import abstractmethod
 
 from torch import nn
 
+from components.crm.inputs import InputLayer
 from components.types import CrmBatch, CrmOutput
 
 
 class Crm(nn.Module):
     """A conventional recommender model: no loss, optimizer, device or path inside."""
+
+    inputs: InputLayer
 
     @property
     @abstractmethod

@@ -33,6 +33,10 @@ class CrmConfig(InputLayer.Config):
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"crm.dropout: expected a share in [0, 1), got {self.dropout}")
 
+    @property
+    def reads_items(self) -> bool:
+        return self.model == "din" or super().reads_items
+
 
 def build(config: CrmConfig, inputs: CrmInputs) -> Crm:
     """Make an untrained model for inputs of this shape; raises ConfigError where the two don't fit."""

@@ -29,13 +29,15 @@ class Share:
 class SampleReader:
     """Batches of the Parquet samples at a URI: windows of fragments in random order, shuffled within a window."""
 
-    def __init__(self, uri: str, batch_rows: int, seed: int, share: Share = Share(), window_rows: int = WINDOW_ROWS) -> None:
-        """`batch_rows` is the global batch, all workers together; it must be a multiple of their number."""
+    def __init__(
+        self, uri: str, batch_rows: int, seed: int, share: Share = Share(), window_rows: int = WINDOW_ROWS, columns: list[str] | None = None
+    ) -> None:
+        """`batch_rows` is the global batch, all workers together; it must be a multiple of their number. `columns`: None reads all."""
         assert batch_rows % share.workers == 0, f"{batch_rows} rows do not divide among {share.workers} workers"
         self._dataset, self._batch_rows, self._seed, self._share = dataset(uri), batch_rows, seed, share
         self._fragments = list(self._dataset.get_fragments())
         self._fragment_rows = [fragment.count_rows() for fragment in self._fragments]
-        self._window_rows = window_rows
+        self._window_rows, self._columns = window_rows, columns
         self._cached: tuple[tuple[int, ...], pa.Table] | None = None
 
     @property
@@ -82,5 +84,5 @@ class SampleReader:
 
     def _read(self, window: tuple[int, ...]) -> pa.Table:
         if self._cached is None or self._cached[0] != window:
-            self._cached = (window, pa.concat_tables([self._fragments[i].to_table() for i in window]).combine_chunks())
+            self._cached = (window, pa.concat_tables([self._fragments[i].to_table(columns=self._columns) for i in window]).combine_chunks())
         return self._cached[1]

@@ -85,16 +85,27 @@ class FeatureStore:
         held.encoded_users, held.encoded_items = users, items
         return held
 
+    def without_history(self) -> FeatureStore:
+        """Return this store for a CRM that reads nothing of histories: `columns` and `batch` then leave them out."""
+        held = copy.copy(self)
+        held.history_length = 0
+        return held
+
+    @property
+    def sample_columns(self) -> list[str]:
+        """The columns of samples that `columns` reads."""
+        history = ["history_rows", "history_ratings"] if self.history_length else []
+        return ["user_row", "item_row", *history, *(field.name for field in self.schema.context_fields)]
+
     def columns(self, samples: pa.Table) -> dict[str, NDArray]:
         """Turn prepared samples into flat arrays, indexed by sample: done once for many batches."""
         context_names = [field.name for field in self.schema.context_fields]
         context = self._encode(samples.select(context_names).to_pandas(), self.schema.context_fields, samples.num_rows)
-        rows, ratings = (_one_chunk(samples[name]) for name in ("history_rows", "history_ratings"))
         return {
             "user_row": samples["user_row"].to_numpy(),
             "item_row": samples["item_row"].to_numpy(),
-            "history_rows": pad_left(rows.values.to_numpy(), rows.offsets.to_numpy(), self.history_length, -1),
-            "history_ratings": pad_left(ratings.values.to_numpy(), ratings.offsets.to_numpy(), self.history_length, 0.0),
+            "history_rows": self._padded(samples, "history_rows", -1),
+            "history_ratings": self._padded(samples, "history_ratings", 0.0),
             "context_ids": context.ids_RS,
             "context_numeric": context.numeric_RN,
         }
@@ -107,8 +118,10 @@ class FeatureStore:
             history, ratings = history[index], ratings[index]
         seen = history >= 0
         span = self.schema.rating_max - self.schema.rating_min
-        residual_BL = np.where(seen, (ratings - self.encoded_items.train_rating_R[history]) / span, 0.0).astype(np.float32)
-        ids = np.concatenate([self.encoded_users.ids_RS[user], self.encoded_items.ids_RS[item], columns["context_ids"][index]], axis=1)
+        residual_BL = np.where(seen, (ratings - self.encoded_items.train_rating_R.take(history)) / span, 0.0).astype(np.float32)
+        # `take` copies whole rows; an index does it number by number.
+        known = self.encoded_users.ids_RS.take(user, axis=0), self.encoded_items.ids_RS.take(item, axis=0)
+        ids = np.concatenate([*known, columns["context_ids"][index]], axis=1)
         lately = history_numbers(seen, residual_BL)
         numeric = [self.encoded_users.numeric_RN[user], self.encoded_items.numeric_RN[item], columns["context_numeric"][index]]
         return CrmBatch(
@@ -117,6 +130,12 @@ class FeatureStore:
             history_ids_BL=torch.from_numpy(np.where(seen, self.encoded_items.ids_RS[history, 0], 0)),
             history_rating_BL=torch.from_numpy(residual_BL),
         )
+
+    def _padded(self, samples: pa.Table, name: str, fill: float) -> NDArray:
+        if not self.history_length:
+            return np.zeros((samples.num_rows, 0), np.int32 if name == "history_rows" else np.float32)
+        lists = _one_chunk(samples[name])
+        return pad_left(lists.values.to_numpy(), lists.offsets.to_numpy(), self.history_length, fill)
 
     def _encode(self, table: pd.DataFrame, fields: Sequence[Field], rows: int | None = None) -> Encoded:
         count = len(table) if rows is None else rows

@@ -56,7 +56,8 @@ class Alignment(nn.Module):
         """Return the loss of hidden states at the answer position (each [B, H]) and of CRM layers (each [B, width])."""
         total_B = torch.zeros(len(llm_hidden[0]), device=llm_hidden[0].device)
         for (block, layer), from_llm, from_crm in zip(self.pairs, self.from_llm, self.from_crm, strict=True):
-            gap_BW = (from_llm(llm_hidden[block]) - from_crm(crm_hidden[layer])).float()
+            from_llm_BW = from_llm(llm_hidden[block])
+            gap_BW = (from_llm_BW - from_crm(crm_hidden[layer].to(from_llm_BW.dtype))).float()
             # sqrt has no gradient at 0; for the usual exponent 2 the root is never taken.
             total_B = total_B + gap_BW.square().sum(1).clamp_min(1e-12).pow(self.exponent / 2)
         return total_B.mean()

@@ -32,8 +32,9 @@ def load_crm(uri: str, inputs: CrmInputs) -> Crm:
     return crm.eval()
 
 
-def score_crm(crm: nn.Module, store: FeatureStore, samples: pa.Table) -> dict[str, NDArray]:
+def score_crm(crm: Crm, store: FeatureStore, samples: pa.Table) -> dict[str, NDArray]:
     """Return the CRM's click probability of each sample, and what routers know of it before any model is asked."""
+    store = store if crm.inputs.reads_history else store.without_history()
     columns = store.columns(samples)
     with torch.inference_mode():
         p_crm = torch.sigmoid(crm(store.batch(columns)).logits_B.double()).numpy()

@@ -23,6 +23,11 @@ class Inputs:
     crm: bool
     llm: bool
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns of samples that these models read."""
+        return ["label", *(self.store.sample_columns if self.crm else []), *(["token_ids"] if self.llm else [])]
+
 
 class Window:
     """Samples held as flat arrays, from which batches are cut."""
@@ -52,6 +57,20 @@ class Window:
         if self._inputs.llm:
             rows = rows[np.argsort(np.diff(self._offsets)[rows], kind="stable")]
         return [self.batch(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+class Windows:
+    """Windows by their samples; the latest is kept, which for samples of one window is that of all epochs."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
+        self._latest: tuple[pa.Table, Window] | None = None
+
+    def of(self, samples: pa.Table) -> Window:
+        if self._latest is None or self._latest[0] is not samples:
+            self._latest = None  # two at a time would be twice the memory
+            self._latest = (samples, Window(samples, self._inputs))
+        return self._latest[1]
 
 
 def token_lists(samples: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

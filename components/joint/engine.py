@@ -57,13 +57,13 @@ class Engine(Protocol):
         ...
 
 
-def adamw(groups: Sequence[ParameterGroup]) -> torch.optim.AdamW:
-    """Make AdamW; each group keeps its own peak rate as `peak`."""
+def adamw(groups: Sequence[ParameterGroup], fused: bool = False) -> torch.optim.AdamW:
+    """Make AdamW; each group keeps its own peak rate as `peak`. `fused`: one pass over each parameter instead of ten."""
     plain = [
         {"params": list(group.parameters), "lr": group.learning_rate, "peak": group.learning_rate, "weight_decay": group.weight_decay}
         for group in groups
     ]
-    return torch.optim.AdamW(plain, betas=ADAM_BETAS)
+    return torch.optim.AdamW(plain, betas=ADAM_BETAS, fused=fused)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -96,7 +96,7 @@ class TorchEngine:
 
     def __init__(self, model: JointModel, groups: Sequence[ParameterGroup], device: str, gradient_clipping: float) -> None:
         self.model, self._device, self._clipping = model.to(device), device, gradient_clipping
-        self._optimizer = adamw(groups)
+        self._optimizer = adamw(groups, fused=True)
         self._buffers = list(persistent_buffers(self.model).values())
         alone = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
         self._parallel = None if alone else nn.parallel.DistributedDataParallel(self.model, forward_sync_buffers=False)
@@ -110,7 +110,7 @@ class TorchEngine:
             with contextlib.nullcontext() if last or self._parallel is None else self._parallel.no_sync():
                 outputs.append((self._parallel or self.model)(batch.to(self._device)))
                 (outputs[-1].loss / len(micro_batches)).backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self._clipping)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self._clipping, foreach=True)
         self._optimizer.step()
         self._optimizer.zero_grad()
         share_buffers(self._buffers)

@@ -24,7 +24,7 @@ from components.errors import DataError
 from components.features.reader import SampleReader, Share
 from components.features.store import FeatureStore
 from components.features.tables import read_samples
-from components.joint.data import Inputs, Window
+from components.joint.data import Inputs, Window, Windows
 from components.joint.engine import Engine
 from components.joint.plan import Best, ModelName, Position, Stage, learning_rate
 from components.llm.tokens import TokenLayout
@@ -107,24 +107,25 @@ class Training:
         """Train one stage from the position to its end."""
         engine = self._open_engine(stage, {name: self.model(name) for name in stage.models})
         batch_rows = stage.config.micro_batch * stage.config.accumulation * self._around.share.workers
-        reader = SampleReader(stage.samples_uri, batch_rows, self._seed + self.position.stage, self._around.share)
+        inputs = self._inputs(*stage.models)
+        reader = SampleReader(stage.samples_uri, batch_rows, self._seed + self.position.stage, self._around.share, columns=inputs.columns)
+        windows = Windows(inputs)
         valid: dict[ModelName, Window] = {name: self._valid_window(name) for name in stage.models}
         if self._engine_folder is not None:
             engine.load(self._engine_folder)
         elif not self.position.best.keys() >= set(stage.models):
             self._validate(stage, engine, valid)
         while not self._is_over(stage):
-            self._run_epoch(stage, engine, reader)
+            self._run_epoch(stage, engine, reader, windows)
             self._validate(stage, engine, valid)
             self._save(engine)
         engine.close()
 
-    def _run_epoch(self, stage: Stage, engine: Engine, reader: SampleReader) -> None:
+    def _run_epoch(self, stage: Stage, engine: Engine, reader: SampleReader, windows: Windows) -> None:
         """Take the remaining steps of an epoch."""
-        inputs = Inputs(self._store, self._layout, crm="crm" in stage.models, llm="llm" in stage.models)
         steps = sum(reader.batches(epoch) for epoch in range(stage.config.epochs))
         for samples, batches in reader.epoch(self.position.epoch, self.position.batch):
-            window = Window(samples, inputs)
+            window = windows.of(samples)
             for rows in batches:
                 self._seed_step()
                 rate = learning_rate(stage.config, self.position.step, steps)
@@ -146,8 +147,11 @@ class Training:
             self._save(engine)
 
     def _valid_window(self, name: ModelName) -> Window:
-        inputs = Inputs(self._store, self._layout, crm=name == "crm", llm=name == "llm")
-        return Window(read_samples(self._valid_uris[name]), inputs)
+        inputs = self._inputs(name)
+        return Window(read_samples(self._valid_uris[name], inputs.columns), inputs)
+
+    def _inputs(self, *models: ModelName) -> Inputs:
+        return Inputs(self._store, self._layout, crm="crm" in models, llm="llm" in models)
 
     def _validate(self, stage: Stage, engine: Engine, valid: Mapping[ModelName, Window]) -> None:
         """Measure each model of the stage on validation rows and keep its weights if they are its best so far."""

@@ -43,7 +43,8 @@ class Workbench:
 
     def __init__(self, parts: Parts, device: str) -> None:
         self._parts, self._device = parts, device
-        self.store = load_store(parts.tables)
+        store = load_store(parts.tables)
+        self.store = store if parts.crm.reads_history else store.without_history()
         self.layout = backbone.load_encoder(parts.llm, parts.max_tokens).layout
 
     def training(self, stages: list[Stage], around: Surroundings) -> Training:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from components.crm.fold_in import FoldIn
+from components.crm.fold_in import FoldIn, ridge_regression
 from components.errors import ConfigError
 
 CONFIG = FoldIn.Config(size=1, gain=2.0, ridge=1.0, mean_ridge=3.0)
@@ -52,7 +52,8 @@ def test_it_is_the_ridge_regression_of_scikit_learn() -> None:
     torch.manual_seed(0)
     model = FoldIn(FoldIn.Config(size=3, gain=1.0, ridge=0.7, mean_ridge=0.7), rows=9)
     ids, ratings = torch.tensor([[2, 5, 7, 3]]), torch.tensor([[0.1, -0.4, 0.2, 0.3]])
-    with_one = np.c_[np.ones(4), model.vectors(ids[0]).detach().numpy()]
+    (vectors,) = model.vectors(ids[0])
+    with_one = np.c_[np.ones(4), vectors.detach().numpy()]
     ridge = Ridge(alpha=0.7, fit_intercept=False).fit(with_one, ratings[0].numpy())
     expected = ridge.predict(np.r_[1.0, model.vectors.weight[8].detach().numpy()][None])
     assert model(torch.tensor([8]), ids, ratings).detach().numpy() == pytest.approx(expected, abs=1e-6)
@@ -65,6 +66,17 @@ def test_item_vectors_are_learned_through_the_solution() -> None:
     assert gradient is not None
     assert gradient[0].item() == 0
     assert gradient[1:].abs().min() > 0
+
+
+def test_the_solutions_gradient_is_that_of_a_plain_solver() -> None:
+    torch.manual_seed(0)
+    known, rating, ridge = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True), torch.randn(2, 4).double(), torch.rand(3).double()
+    factor = torch.randn(2, 3).double()
+    plain = torch.linalg.solve(known.mT @ known + torch.diag(ridge), (known.mT @ rating.unsqueeze(2)).squeeze(2))
+    found = ridge_regression(known, rating, ridge)
+    torch.testing.assert_close(found, plain)
+    (expected,), (gradient,) = (torch.autograd.grad((each * factor).sum(), known) for each in (plain, found))
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_half_precision_weights_are_solved_in_full_precision() -> None:

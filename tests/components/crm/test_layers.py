@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from components.crm.layers import Dice, Tower
+from components.crm.layers import Dice, Head, Linear, Tower
 
 
 def test_dice_gates_by_the_standardised_value() -> None:
@@ -34,3 +34,28 @@ def test_a_tower_keeps_what_each_layer_answered() -> None:
         tower.layers[0].weight[1] = -1.0  # pyright: ignore[reportIndexIssue]
     # (1, 2) -> (3, -3) -> relu (3, 0) -> 3
     assert [output.tolist() for output in tower(torch.tensor([[1.0, 2.0]]))] == [[[3.0, 0.0]], [[3.0]]]
+
+
+def test_a_head_answers_as_if_its_parts_were_one_vector() -> None:
+    head = Head(3)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[1.0, -2.0, 3.0]]))
+        head.bias.fill_(0.5)
+    # 1 * 4 - 2 * 5 + 3 * 6 + .5
+    assert head(torch.tensor([[4.0, 5.0]]), torch.tensor([[6.0]])).tolist() == [12.5]
+    assert head(torch.tensor([[4.0, 5.0, 6.0]])).tolist() == [12.5]
+    assert head(torch.ones(2, 3, dtype=torch.bfloat16)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_computes_in_the_precision_of_what_it_reads_and_learns_in_its_own(dtype: torch.dtype) -> None:
+    layer = Linear(2, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, 2.0**-12]]))
+        layer.bias.zero_()
+    found = layer(torch.tensor([[1.0, 1.0]], dtype=dtype))
+    assert found.dtype == dtype
+    assert found.item() == (1.0 + 2.0**-12 if dtype == torch.float32 else 1.0)  # bf16 keeps 8 bits
+    found.sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.dtype == torch.float32

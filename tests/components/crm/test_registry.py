@@ -12,6 +12,7 @@ import torch
 import components.crm
 from components import artifacts
 from components.crm import Crm, CrmConfig, build
+from components.crm.fold_in import FoldIn
 from components.crm.history import HistoryChoice
 from components.crm.registry import MODELS
 from components.errors import ConfigError
@@ -146,8 +147,45 @@ def test_a_model_runs_in_half_precision(name: str) -> None:
     torch.testing.assert_close(output.logits_B.float(), made(name).eval()(batch()).logits_B, rtol=0.05, atol=0.05)
 
 
+@every_model
+def test_bf16_is_for_training_alone_and_close_to_fp32(name: str) -> None:
+    full, narrow = made(name), made(name, precision="bf16")
+    assert torch.equal(narrow.eval()(batch()).logits_B, full.eval()(batch()).logits_B)
+    outputs = [model.train()(batch()) for model in (full, narrow)]
+    assert (outputs[1].logits_B.dtype, outputs[1].hidden[0].dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(outputs[1].logits_B, outputs[0].logits_B, rtol=0.05, atol=0.05)
+    for output in outputs:
+        output.logits_B.square().sum().backward()
+    for (parameter_name, expected), found in zip(full.named_parameters(), narrow.parameters(), strict=True):
+        assert expected.grad is not None
+        assert found.grad is not None
+        assert found.grad.dtype == torch.float32
+        apart = (found.grad - expected.grad).norm() / expected.grad.norm()
+        assert apart < 0.05, parameter_name
+
+
+NUMBERS_OF_A_HISTORY = ("history_log_length", "history_mean_residual", "history_mean_residual_last_10")
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"model": "fm"}, {"embedding_size": 0}, {"dropout": 1.0}, {"unknown_rate": 1.5}, {"user_unknown_rate": -0.1}], ids=str
+    ("changes", "reads"),
+    [
+        ({}, (True, True)),
+        ({"history": "none"}, (False, True)),
+        ({"history": "none", "fold_in": FoldIn.Config(size=0)}, (False, True)),  # its numbers are read
+        ({"history": "none", "fold_in": FoldIn.Config(size=0), "ignored": NUMBERS_OF_A_HISTORY}, (False, False)),
+        ({"history": "none", "fold_in": FoldIn.Config(size=0), "ignored": NUMBERS_OF_A_HISTORY, "model": "din"}, (True, True)),
+    ],
+)
+def test_a_model_says_what_it_reads_of_a_history(changes: dict[str, object], reads: tuple[bool, bool]) -> None:
+    config = replace(CrmConfig(), **changes)  # pyright: ignore[reportArgumentType]
+    assert (config.reads_items, config.reads_history) == reads
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"model": "fm"}, {"embedding_size": 0}, {"dropout": 1.0}, {"unknown_rate": 1.5}, {"user_unknown_rate": -0.1}, {"precision": "fp16"}],
+    ids=str,
 )
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=rf"crm.*{next(iter(wrong))}.*expected|crm: expected"):

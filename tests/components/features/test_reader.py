@@ -47,6 +47,12 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write(tmp_path_factory.mktemp("reader") / "samples")
 
 
+def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"row": [1, 2], "text": ["a", "b"]}), tmp_path / "part-0.parquet")
+    ((window, _),) = SampleReader(str(tmp_path), 2, seed=7, columns=["row"]).epoch(0)
+    assert window.column_names == ["row"]
+
+
 def test_an_epoch_reads_every_row_once(uri: str) -> None:
     found = batches(SampleReader(uri, 8, seed=7), epoch=0)
     assert [len(batch) for batch in found] == [8, 8, 8, 8]

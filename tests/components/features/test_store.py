@@ -187,3 +187,15 @@ def test_tags_beyond_the_width_and_missing_lists_are_cut_and_padded() -> None:
 def test_an_infinite_or_huge_number_gives_a_finite_batch(store: FeatureStore) -> None:
     strange = SAMPLES.set_column(SAMPLES.schema.get_field_index("wait"), "wait", pa.array([np.inf, 1e300, np.nan]))
     assert_allclose(batch(store, strange).numeric_BN[:, 1], [0.0, 100.0, 0.0])
+
+
+def test_without_history_nothing_of_it_is_read(store: FeatureStore) -> None:
+    assert store.sample_columns == ["user_row", "item_row", "history_rows", "history_ratings", "device", "wait", "moods"]
+    without, whole = store.without_history(), batch(store)
+    assert without.sample_columns == ["user_row", "item_row", "device", "wait", "moods"]
+    found = batch(without, SAMPLES.select(without.sample_columns))
+    assert found.history_ids_BL.shape == found.history_rating_BL.shape == (3, 0)
+    assert torch.equal(found.slot_ids_BS, whole.slot_ids_BS)
+    assert torch.equal(found.numeric_BN[:, :-3], whole.numeric_BN[:, :-3])
+    assert not found.numeric_BN[:, -3:].any()
+    assert store.history_length == 3

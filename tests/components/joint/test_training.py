@@ -256,7 +256,7 @@ def test_a_better_later_stage_wins(data: Path) -> None:
 def test_nothing_is_learned_where_validation_rows_have_one_label(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = read_samples(str(data / "prompts" / "early_stopping"))
     ones = samples.filter(np.asarray(samples["label"]) == 1)
-    monkeypatch.setattr("components.joint.training.read_samples", lambda uri: ones)
+    monkeypatch.setattr("components.joint.training.read_samples", lambda uri, columns: ones)
     with pytest.raises(DataError, match=rf"both labels at .*early_stopping, got one in {ones.num_rows} rows"):
         pretend(data, {"warmup": {"crm": [0.0]}})
 

@@ -1,0 +1,114 @@
+"""Tandem's side of the CRM's benchmarks, told and answering like its peers (`benchmarks/peers/run_*.py`): our training loop and scoring."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from components import metrics
+from components.crm import Crm, CrmConfig, build
+from components.crm.dcnv2 import Dcnv2
+from components.crm.fold_in import FoldIn
+from components.features.reader import Share
+from components.features.store import HISTORY_NUMBERS
+from components.features.tables import count_rows, load_store, read_samples
+from components.joint.crm_files import score_crm
+from components.joint.engine import ParameterGroup, TorchEngine
+from components.joint.model import JointModel, LossWeights
+from components.joint.plan import ModelName, Stage, StageConfig
+from components.joint.training import Line, Surroundings, Training, load_weights
+from components.llm.tokens import TokenLayout
+from components.memory import keep_freed_memory
+
+
+def crm_config(job: Mapping[str, Any]) -> CrmConfig:
+    """Return the shape that every peer can build: embeddings of single values, cross layers beside a tower, nothing else."""
+    return CrmConfig(
+        embedding_size=job["embedding_size"],
+        history="none",
+        fold_in=FoldIn.Config(size=0),
+        ignored=("genres", *HISTORY_NUMBERS),
+        dropout=0.0,
+        unknown_rate=0.0,
+        user_unknown_rate=0.0,
+        precision=job["precision"],
+        dcnv2=Dcnv2.Config(job["cross_layers"], hidden_sizes=tuple(job["hidden_sizes"])),
+    )
+
+
+class Clock:
+    """Seconds between lines of the training log: each epoch ends with one, and with another when it is validated."""
+
+    def __init__(self) -> None:
+        self.train_s, self._last_s = 0.0, time.perf_counter()
+
+    def line(self, line: Line) -> None:
+        now_s = time.perf_counter()
+        self.train_s += now_s - self._last_s if "steps" in line else 0.0
+        self._last_s = now_s
+
+
+def train(job: Mapping[str, Any], tables: Path) -> tuple[Crm, dict[str, float]]:
+    """Train as the pipeline's first stage does, on one worker."""
+    started_s, clock = time.perf_counter(), Clock()
+    config, store = crm_config(job), load_store(str(tables))
+    store = store if config.reads_history else store.without_history()
+    weights = LossWeights(crm=1.0)
+    rates: dict[str, Any] = {"crm_learning_rate": job["learning_rate"], "schedule": "constant", "warmup_share": 0.0}
+    stage = Stage("warmup", StageConfig(weights, job["epochs"], job["batch"], patience=job["epochs"], **rates), str(tables / "train"))
+    rows = count_rows(stage.samples_uri)
+
+    def make(_: ModelName) -> Crm:
+        torch.manual_seed(job["seed"])
+        return build(config, store.inputs)
+
+    def engine(_: Stage, models: Mapping[ModelName, nn.Module]) -> TorchEngine:
+        group = ParameterGroup(list(models["crm"].parameters()), job["learning_rate"])
+        return TorchEngine(JointModel(models["crm"], None, None, weights), [group], "cpu", 1.0)
+
+    def no_checkpoint(write: Callable[[Path], None]) -> None:
+        pass
+
+    around = Surroundings(Share(), clock.line, no_checkpoint, float("inf"), log_every_steps=rows // job["batch"])
+    layout = cast(TokenLayout, None)  # no LLM here
+    training = Training([stage], make, engine, store, layout, {"crm": str(tables / "valid")}, job["seed"], around)
+    training.run()
+    crm = make("crm")
+    load_weights(crm, training.best_weights["crm"])
+    steps = sum(int(line["step"]) for line in training.log[-2:] if "steps" in line)
+    return crm, {"train_rate": steps * job["batch"] / clock.train_s, "whole_s": time.perf_counter() - started_s}
+
+
+def score_rows(job: Mapping[str, Any], crm: Crm, tables: Path, split: str) -> np.ndarray:
+    """Score a split as the pipeline's stage does, block by block."""
+    store, samples = load_store(str(tables)), read_samples(str(tables / split))
+    blocks = [samples.slice(start, job["score_batch"]) for start in range(0, samples.num_rows, job["score_batch"])]
+    return np.concatenate([score_crm(crm, store, block)["p_crm"] for block in blocks])
+
+
+def main() -> None:
+    job = json.loads(sys.argv[1])
+    keep_freed_memory()  # as our workers do
+    torch.set_num_threads(job["threads"])
+    tables, answer = Path(job["folder"]) / "tables", dict[str, float]()
+    crm = build(crm_config(job), load_store(str(tables)).inputs)
+    if job["epochs"]:
+        crm, answer = train(job, tables)
+        label = read_samples(str(tables / "test"), ["label"])["label"].to_numpy()
+        answer["auc"] = metrics.auc(label, score_rows(job, crm.eval(), tables, "test"))
+    if job["score"]:
+        started_s = time.perf_counter()
+        answer["score_rate"] = len(score_rows(job, crm.eval(), tables, "train")) / (time.perf_counter() - started_s)
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
