@@ -57,13 +57,13 @@ class Engine(Protocol):
         ...
 
 
-def adamw(groups: Sequence[ParameterGroup]) -> torch.optim.AdamW:
-    """Make AdamW; each group keeps its own peak rate as `peak`."""
+def adamw(groups: Sequence[ParameterGroup], fused: bool = False) -> torch.optim.AdamW:
+    """Make AdamW; each group keeps its own peak rate as `peak`. `fused`: one pass over each parameter instead of ten."""
     plain = [
         {"params": list(group.parameters), "lr": group.learning_rate, "peak": group.learning_rate, "weight_decay": group.weight_decay}
         for group in groups
     ]
-    return torch.optim.AdamW(plain, betas=ADAM_BETAS)
+    return torch.optim.AdamW(plain, betas=ADAM_BETAS, fused=fused)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
