@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from components.llm import packed_training
 from components.llm.tokens import TokenLayout
 from components.types import LlmOutput, TokenBatch
 
@@ -59,6 +60,10 @@ class ClickLlm(nn.Module):
 
     def forward(self, batch: TokenBatch, with_hidden: bool = True) -> LlmOutput:
         """`with_hidden=False` leaves `hidden` empty and saves its memory."""
+        if self.training and torch.is_grad_enabled() and batch.token_ids_BT.device.type == "cpu" and not self.layout.masked:
+            model = packed_training.understood(self.language_model)
+            if model is not None:
+                return packed_training.answer(model, packed_training.Row.of(batch), with_hidden)
         row = torch.arange(len(batch.answer_B), device=batch.answer_B.device)
         if self.layout.masked:
             output = self.language_model(batch.token_ids_BT, attention_mask=batch.mask_BT, output_hidden_states=with_hidden)
