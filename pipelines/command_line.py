@@ -21,7 +21,7 @@ from components.llm.config import TINY
 from components.report.summary import summary_table
 from pipelines import cluster
 from pipelines.config import RunConfig
-from pipelines.prompts import CPUS_PER_ACTOR
+from pipelines.prompts import CPUS_PER_WORKER
 from pipelines.recipes import RECIPES
 from pipelines.recording import store_of
 from pipelines.score import CPUS_PER_CRM_ACTOR
@@ -89,7 +89,7 @@ def needs(config: RunConfig) -> dict[str, list[cluster.Need]]:
     by_llm = {"CPU": score.cpus_per_actor, "GPU": score.gpus_per_actor}
     return {
         "tables": [cluster.Need("tasks", 1, {"CPU": 1.0})],
-        "prompts": [cluster.Need("rendering actors", config.prompts.actors, {"CPU": CPUS_PER_ACTOR}), cluster.DATA_TASKS],
+        "prompts": [cluster.Need("workers that render prompts", 1, {"CPU": CPUS_PER_WORKER})],
         "checkpoints": [places(config.train, gpu=config.train.use_gpu == "yes")],
         "scores": [
             cluster.Need("LLM scoring actors", score.llm_actors, by_llm),
