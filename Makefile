@@ -7,7 +7,7 @@ MINUTES ?= 20
 STORE ?= sqlite:///$(CURDIR)/runs/mlflow.db
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run serve test faults chaos unit lint mlflow lock clean clean-runs
+.PHONY: run serve test faults chaos unit lint bench bench-pipeline mlflow lock clean clean-runs
 
 run: $(VENV)/.installed
 	$(BIN)/python pipelines/full.py demo
@@ -42,6 +42,19 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/basedpyright
+
+# Every benchmark against its peers, under 20 minutes on 2 cores; rewrites the table in README.md. The first time it makes the peers'
+# environments in .peers (minutes more, a download), and the demo's run where no run is there to serve.
+bench: $(VENV)/.installed
+	ls runs/*/ensemble/_manifest.json > /dev/null 2>&1 || $(MAKE) run
+	test ! -f benchmarks/peers.sh || PYTHON=$(PYTHON) sh benchmarks/peers.sh .peers || echo "some peers are missing"
+	$(BIN)/python benchmarks/all.py
+
+# The whole pipeline on MovieLens-100K (DATA=FOLDER), against its stages' own compute.
+bench-pipeline: $(VENV)/.installed
+	test -n "$(DATA)" || { echo "make bench-pipeline DATA=FOLDER, where u.data, u.item and u.user are"; exit 2; }
+	rm -rf runs/ml-100k-bench
+	$(BIN)/python benchmarks/pipeline_overhead.py --data $(DATA)
 
 # MLflow asks nobody who they are: it listens here alone, to pages opened from here, and runs nothing for them.
 mlflow: $(VENV)/.installed

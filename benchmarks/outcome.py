@@ -43,22 +43,29 @@ def show(outcomes: list[Outcome]) -> None:
     """Print a table and the JSON line."""
     for each in outcomes:
         print(f"{each.subject} ({each.unit})")
-        print(
-            f"  {'Tandem':44} {_rate(each.ours):>14}{'' if each.floor is None else f'   {_share(each)} of {each.floor:,.0f} at the peak'}"
-        )
+        peak = "" if each.floor is None else f"   {share_text(each)} of {each.floor:,.0f} at the peak"
+        print(f"  {'Tandem':44} {rate_text(each.ours):>14}{peak}")
         for name, rate in each.peers.items():
-            ratio = f"{each.ours / rate:6.2f} x" if isinstance(rate, float) and isinstance(each.ours, float) else ""
             wanted = f"   (goal {each.goals[name]:g} x)" if name in each.goals else ""
-            print(f"  {name:44} {_rate(rate):>14}   {ratio}{wanted}")
+            print(f"  {name:44} {rate_text(rate):>14}   {ratio_text(each, name)}{wanted}")
         if each.notes:
             print(f"  {each.notes}")
     print(json.dumps([asdict(each) for each in outcomes]))
 
 
-def _rate(rate: float | str) -> str:
+def rate_text(rate: float | str) -> str:
+    """Write a rate, or why there is none."""
     return rate if isinstance(rate, str) else f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
-def _share(outcome: Outcome) -> str:
-    assert outcome.floor, "asked for a share of no floor"
-    return f"{outcome.ours / outcome.floor:.0%}" if isinstance(outcome.ours, float) else "-"
+def ratio_text(outcome: Outcome, peer: str) -> str:
+    """Write our rate over a peer's; nothing where one of the two has none."""
+    ours, theirs = outcome.ours, outcome.peers[peer]
+    return "" if isinstance(ours, str) or isinstance(theirs, str) else f"{ours / theirs:.2f} x"
+
+
+def share_text(outcome: Outcome) -> str:
+    """Write our share of the floor's rate; nothing where there is no floor."""
+    if outcome.floor is None:
+        return ""
+    return "-" if isinstance(outcome.ours, str) else f"{outcome.ours / outcome.floor:.0%}"

@@ -5,7 +5,8 @@ python benchmarks/serving_load.py [--model RUN_FOLDER] [--requests N] [--seconds
 Every point is warmed up and then asks until a count of requests or a time is reached, whichever comes first; clients ask
 one request after the other on connections that stay open. A round measures every row once, and a figure is the median of
 the rounds. Every request has 100 candidates; users and items are drawn from the run that is served. requests/s counts
-answers as asked: no errors, and none that the CRM gave because the LLM was too busy (`fallbacks`).
+answers as asked: no errors, and none that the CRM gave because the LLM was too busy (`fallbacks`). The line of JSON before the last
+has every point, the last one the comparisons in the form of all benchmarks (`outcome.py`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+import outcome
 import pandas as pd
 import uvloop
 from serving_clients import Bounds, Row, measure
 from serving_rows import draw, rows_of
 from serving_servers import ALONE, Alone, started
-from serving_table import Found, goals, show, summary
+from serving_table import Found, goals, outcomes, show, summary
 from serving_yardsticks import pasts
 
 from serving.local import newest_run
@@ -74,6 +76,7 @@ def main() -> None:
     lines, compared = summary(found), goals(found)
     show(lines, compared, said)
     print(json.dumps({"candidates": len(drawn[0][1]), "rounds": options.rounds, "points": lines, "compared": compared, "said": said}))
+    outcome.show(outcomes(found))
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
+from outcome import NOT_RUN, Outcome
 from serving_rows import BY_REQUEST, CRM_ONLY, LLM_ONLY
-from serving_servers import EMPTY, MLFLOW
+from serving_servers import EMPTY, MLFLOW, SERVERS
 
 Found = dict[tuple[str, int], list[dict[str, float]]]  # a row with a number of clients -> its figures, round by round
+SERVED = {"an empty Serve app": EMPTY, "FastAPI + uvicorn": SERVERS["plain"], "MLflow's server": MLFLOW}
 
 
 def summary(found: Found) -> list[dict[str, Any]]:
@@ -36,6 +38,23 @@ def goals(found: Found) -> dict[str, dict[int, float]]:
             each = [a - b if key == "p50_ms" else a / b if b else float("nan") for a, b in both]
             compared[says][clients] = round(median(each), 2)
     return compared
+
+
+def outcomes(found: Found) -> list[Outcome]:
+    """Put the rows that goals and comparisons are about into the form of all benchmarks, for each number of clients."""
+    medians = {point: median(each["requests_per_s"] for each in rounds) for point, rounds in found.items()}
+    listed: list[Outcome] = []
+    for clients in sorted({clients for row, clients in found if row == CRM_ONLY}):
+        many = f"{clients} client{'s'[: clients > 1]}"
+        servers = {name: medians.get((row, clients), NOT_RUN) for name, row in SERVED.items()}
+        listed.append(Outcome(f"serving 100 candidates, CRM only, {many}", "requests/s", medians[CRM_ONLY, clients], servers, {}))
+        if (BY_REQUEST, clients) in found and (LLM_ONLY, clients) in found:
+            by_request, llm_only = medians[BY_REQUEST, clients], medians[LLM_ONLY, clients]
+            subject = f"serving 100 candidates, the LLM for 20 % of the requests, {many}"
+            listed.append(Outcome(subject, "requests/s", by_request, {"LLM for all": llm_only}, {"LLM for all": 4.0}))
+    beyond, by_clients = next(iter(goals(found).items()))
+    listed += [Outcome(f"serving: {beyond}", "ms", value, {}, {}) for clients, value in by_clients.items() if clients == 1]
+    return listed
 
 
 def show(lines: list[dict[str, Any]], compared: dict[str, dict[int, float]], said: list[str]) -> None:

@@ -7,13 +7,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 from ray._raylet import Config as RayletConfig  # pyright: ignore[reportAttributeAccessIssue]
 from ray.data import DataContext, Dataset
@@ -22,7 +21,8 @@ from ray.exceptions import AuthenticationError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from components import ray_token, storage
-from components.errors import ArtifactError, ConfigError, ResourceError
+from components.errors import ConfigError, ResourceError
+from pipelines.tasks import require_rows
 
 LEAST_LOGICAL_CPUS = 4  # a laptop's Ray: tasks that wait for files and actors that hold models share what cores there are
 CPUS_PER_TASK = 0.25  # of Ray Data's reading, changing and writing tasks beside a pool of actors
@@ -119,27 +119,17 @@ class _PartNames(FilenameProvider):
 
 def write_parts(dataset: Dataset, uri: str, rows: int) -> None:
     """Write a data set's blocks as `part-*.parquet` below `uri`; raises ArtifactError where these files don't hold so many rows."""
-    from components.features.tables import count_rows  # imports torch: seconds for the tasks' processes, which import this file
-
     store, path = storage.arrow(uri)
     dataset.write_parquet(
         path, filesystem=store, filename_provider=_PartNames(file_format="parquet"), ray_remote_args={"num_cpus": CPUS_PER_TASK}
     )
-    # What tasks say they wrote may lie on another machine's disk, or be lost on the way.
-    if (found := count_rows(uri)) != rows:
-        raise ArtifactError(f"expected {rows:,} rows in the Parquet files below {uri}, found {found:,}: some were not written there")
+    require_rows(uri, rows)
 
 
 def read_parts(uri: str) -> Dataset:
     """Read the `part-*.parquet` files below `uri`."""
     store, path = storage.arrow(uri)
     return ray.data.read_parquet(path, filesystem=store, num_cpus=CPUS_PER_TASK)
-
-
-def where(dataset: Dataset, column: str, operator: Literal["==", "!="], value: str) -> Dataset:
-    """Keep the rows whose column equals, or does not equal, the value."""
-    matches = pc.field(column) == value if operator == "==" else pc.field(column) != value
-    return map_tables(dataset, lambda table: table.filter(matches))
 
 
 def map_tables(dataset: Dataset, change: Callable[[pa.Table], pa.Table]) -> Dataset:
@@ -150,11 +140,6 @@ def map_tables(dataset: Dataset, change: Callable[[pa.Table], pa.Table]) -> Data
         batch_size=None,
         num_cpus=CPUS_PER_TASK,
     )
-
-
-def tables_of(dataset: Dataset) -> Iterator[pa.Table]:
-    """Yield the blocks one after the other: the driver holds one at a time."""
-    yield from dataset.iter_batches(batch_format="pyarrow", batch_size=None)  # pyright: ignore[reportReturnType]
 
 
 Asked = Literal["auto", "yes", "no"]  # whether to compute on GPUs

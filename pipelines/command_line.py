@@ -27,7 +27,7 @@ from components.llm.config import TINY
 from components.report.summary import summary_table
 from pipelines import cluster, score, train
 from pipelines.config import RunConfig
-from pipelines.prompts import CPUS_PER_ACTOR
+from pipelines.prompts import CPUS_PER_WORKER
 from pipelines.recipes import RECIPES
 from pipelines.recording import store_of
 
@@ -141,7 +141,7 @@ def needs(config: RunConfig) -> dict[str, list[cluster.Need]]:
     """Return what each stage asks the cluster for."""
     return {
         "tables": [cluster.Need("tasks", 1, {"CPU": 1.0})],
-        "prompts": [cluster.Need("rendering actors", config.prompts.actors, {"CPU": CPUS_PER_ACTOR}), cluster.DATA_TASKS],
+        "prompts": [cluster.Need("workers that render prompts", 1, {"CPU": CPUS_PER_WORKER})],
         "checkpoints": [train.places(config.train, gpu=train.wants_gpu(config.train))],
         "scores": [
             score.places(config.score, gpu=score.wants_gpu(config.score)),

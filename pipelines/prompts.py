@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import pyarrow as pa
-from ray.data import ActorPoolStrategy, Dataset
+import numpy as np
+import ray
+from ray.data import Dataset, TaskPoolStrategy
 
-from components import artifacts
+from components import artifacts, storage
 from components.bounds import require_at_least
 from components.errors import DataError
-from components.features.sampling import uniform_hash
 from components.llm import config as llm_config
-from pipelines.cluster import map_tables, read_parts, where, write_parts
+from components.llm.prompt_parts import Part, write_prompts
 from pipelines.stage import StageContext
+from pipelines.tasks import require_rows
 
-CPUS_PER_ACTOR = 0.5
+if TYPE_CHECKING:
+    from components.llm.prompt_tokens import PromptTokens
+
+CPUS_PER_WORKER = 0.5
 
 
 @dataclass(frozen=True)
@@ -46,65 +52,61 @@ class Config:
 
 def run(context: StageContext, config: Config, llm: llm_config.Config, seed: int) -> None:
     """Write the artifact `prompts/`: samples with tokens for each training stage, early stopping, valid and test."""
+    # Here, not above: no worker needs what takes seconds to import.
+    from components.features.tables import load_store
+    from components.llm import backbone
+    from components.llm.prompt_rows import PromptRows
+
     tables = context.artifact("tables")
-    rows: dict[str, int] = artifacts.require(tables).facts["rows"]
-    joint, alone = (min(1.0, samples / rows["train"]) for samples in (config.joint_samples, config.llm_samples))
-    early = min(1.0, config.early_stopping_samples / rows["valid"])
-    # Two samples of train that overlap only where both together ask for more rows than there are.
-    parts = {
-        "joint": ("train", 0.0, joint),
-        "llm": ("train", min(joint, 1.0 - alone), min(joint, 1.0 - alone) + alone),
-        "early_stopping": ("valid", 0.0, early),
-        "valid": ("valid", 0.0, 1.0),
-        "test": ("test", 0.0, 1.0),
-    }
-    drawn = [_draw(read_parts(artifacts.join(tables, split)), seed, low, high, name) for name, (split, low, high) in parts.items()]
-    # One pool renders all parts: starting a worker with its tokenizer takes longer than rendering a small part.
-    prompts = (
-        drawn[0]
-        .union(*drawn[1:])
-        .map_batches(
-            Render,
-            fn_constructor_args=(tables, llm, config),
-            batch_format="pyarrow",
-            batch_size=4096,
-            compute=ActorPoolStrategy(size=config.actors),
-            num_cpus=CPUS_PER_ACTOR,
-        )
-    )
-    rendered = prompts.materialize()
-    counts: dict[str, int] = {}
-    for name, (split, low, high) in parts.items():
-        part = where(rendered, "part", "==", name)
-        counts[name] = part.count()
-        if high > low and not counts[name]:  # a hash decides about each sample: of a handful it may draw none
-            raise DataError(f"prompts: expected some of the {rows[split]:,} samples of {split} for {name}, none was drawn; ask for more")
-        write_parts(part.drop_columns(["part"]), artifacts.join(context.folder, name), counts[name])
+    samples: dict[str, int] = artifacts.require(tables).facts["rows"]
+    parts = drawn(samples, config)
+    expected = sum(round((part.high - part.low) * samples[part.split]) for part in parts.values())
+    rows = PromptRows(load_store(tables), backbone.load_encoder(llm, config.max_tokens), config.history_length)
+    counts = dict.fromkeys(parts, 0)
+    for row in _rendered(rows.tokens, context, parts, seed, config.actors).iter_rows():
+        counts[row["part"]] += row["rows"]
+        context.progress.update(min(sum(counts.values()), expected - 1), expected, "prompts")
+    for name, count in counts.items():
+        if parts[name].high > parts[name].low and not count:  # a hash decides about each sample: of a handful it may draw none
+            split = parts[name].split
+            raise DataError(f"prompts: expected some of the {samples[split]:,} samples of {split} for {name}, none was drawn; ask for more")
+        require_rows(artifacts.join(context.folder, name), count)
     context.progress.say(", ".join(f"{name} {count:,}" for name, count in counts.items()) + " prompts written")
     context.facts.update(prompts=counts, work=(sum(counts.values()), "prompts"))
 
 
-class Render:
-    """A worker that turns samples into tokens."""
+def drawn(rows: Mapping[str, int], config: Config) -> dict[str, Part]:
+    """Return what each part of the artifact draws from which split; `rows` are the rows of the splits."""
+    joint, alone = (min(1.0, samples / rows["train"]) for samples in (config.joint_samples, config.llm_samples))
+    # Two samples of train that overlap only where both together ask for more rows than there are.
+    apart = min(joint, 1.0 - alone)
+    return {
+        "joint": Part("train", 0.0, joint),
+        "llm": Part("train", apart, apart + alone),
+        "early_stopping": Part("valid", 0.0, min(1.0, config.early_stopping_samples / rows["valid"])),
+        "valid": Part("valid", 0.0, 1.0),
+        "test": Part("test", 0.0, 1.0),
+    }
 
-    def __init__(self, tables: str, llm: llm_config.Config, config: Config) -> None:
-        # Here, not above: only these workers need what takes seconds to import.
-        from components.features.tables import load_store
-        from components.llm import backbone
-        from components.llm.prompt_rows import PromptRows
 
-        self._rows = PromptRows(load_store(tables), backbone.load_encoder(llm, config.max_tokens), config.history_length)
+def _rendered(tokens: PromptTokens, context: StageContext, parts: Mapping[str, Part], seed: int, workers: int) -> Dataset:
+    """Write the prompts of all parts, file by file of the samples, when the data set is read: the rows that each part has of a file."""
+    tables, folder, shared = context.artifact("tables"), context.folder, ray.put(tokens)
+    splits = sorted({part.split for part in parts.values()})
+    files = [(split, artifacts.join(tables, split, name)) for split in splits for name in _files(artifacts.join(tables, split))]
 
-    def __call__(self, samples: pa.Table) -> pa.Table:
-        return self._rows.encode(samples)
+    def render(batch: dict[str, np.ndarray]) -> dict[str, list[str] | list[int]]:
+        rows = Counter(dict.fromkeys(parts, 0))
+        for number in batch["item"].tolist():  # a task that is run again writes the same files again
+            split, file = files[number]
+            own = {name: part for name, part in parts.items() if part.split == split}
+            rows.update(write_prompts(ray.get(shared), file, own, seed, folder, number))
+        return {"part": list(rows), "rows": list(rows.values())}
+
+    numbers = ray.data.from_items(list(range(len(files))), override_num_blocks=len(files))
+    return numbers.map_batches(render, batch_size=1, num_cpus=CPUS_PER_WORKER, compute=TaskPoolStrategy(size=workers))  # pyright: ignore[reportArgumentType]
 
 
-def _draw(samples: Dataset, seed: int, low: float, high: float, name: str) -> Dataset:
-    """Mark as `part` the samples whose hash, uniform in [0, 1), is in [low, high): the same ones in every run, in any order of the rows."""
-
-    def keep(table: pa.Table) -> pa.Table:
-        place = uniform_hash(seed, *(table[name].to_numpy() for name in ("user_row", "item_row", "timestamp_s")))
-        drawn = table.filter(pa.array((place >= low) & (place < high)))
-        return drawn.append_column("part", pa.array([name] * drawn.num_rows, pa.string()))
-
-    return map_tables(samples, keep)
+def _files(uri: str) -> list[str]:
+    fs, folder = storage.filesystem(uri)
+    return [name for name in storage.listing(fs, folder) if name.endswith(".parquet")]

@@ -6,6 +6,7 @@ a killed worker or driver goes on where the last one stood.
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -53,6 +54,7 @@ RAY_TRAIN_SETTINGS = {
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": 1800,  # for the slowest worker at a checkpoint
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": 0,  # a process more, and nothing here acts on its notice
 }
+OWN_SECONDS = "own_seconds.json"  # in the last checkpoint: how long the first worker trained, without what Ray Train takes
 TORCH_TIMEOUT_S = 1800  # for the slowest worker in a step
 AUTOSCALED_START_TIMEOUT_S = 3600  # for a place on nodes that first have to be found, started and set up
 STARTS = 2  # times that a place for all workers is waited for
@@ -232,7 +234,8 @@ def _export(checkpoint: Checkpoint, context: StageContext, earlier: Sequence[Lin
         fs.put(f"{Path(folder) / 'models'}/", f"{path}/", recursive=True)
         fs.put(str(Path(folder) / "training_log.jsonl"), f"{path}/training_log.jsonl")
         position = Position.from_json((Path(folder) / "position.json").read_text())
+        own_seconds = json.loads((Path(folder) / OWN_SECONDS).read_text())
         log = read_log(folder)
     # The rate is that of this attempt, like the seconds beside it.
-    context.facts.update(best=position.best, work=(steps_made(log) - steps_made(earlier), "steps"))
+    context.facts.update(best=position.best, work=(steps_made(log) - steps_made(earlier), "steps"), own_seconds=own_seconds)
     return log

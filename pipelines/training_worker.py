@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from components.joint.workbench import Parts, Workbench
 from components.llm import backbone
 from components.llm.answer import ClickLlm
 from components.memory import keep_freed_memory
-from pipelines.train import Job
+from pipelines.train import OWN_SECONDS, Job
 
 
 def train(job: Job, board: Any, run_uri: str, start: Checkpoint | None) -> None:
@@ -46,6 +48,7 @@ def train(job: Job, board: Any, run_uri: str, start: Checkpoint | None) -> None:
         checkpoint=checkpoint,
         checkpoint_every_s=job.train.checkpoint_every_s,
     )
+    started_s = time.monotonic()
     training = Workbench(parts_of(job), "cuda" if job.gpu else "cpu").training(job.stages, around)
     if share.rank == 0:
         remove_orphans(run_uri, Path(latest.path).name if latest else None)
@@ -56,10 +59,12 @@ def train(job: Job, board: Any, run_uri: str, start: Checkpoint | None) -> None:
             training.run()
     else:
         training.run()
+    own_seconds = time.monotonic() - started_s
 
     def export(folder: Path) -> None:
         training.write_state(folder)
         if share.rank == 0:
+            (folder / OWN_SECONDS).write_text(json.dumps(own_seconds))
             save_crm(training.model("crm"), job.crm, folder / "models" / "crm")
             llm = training.model("llm")
             assert isinstance(llm, ClickLlm)

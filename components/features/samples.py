@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from components.features.history import Histories, histories
+from components.features.history import Histories, earlier_rows, latest
 from components.features.numeric import numbers
 from components.types import FieldKind, Schema
 
@@ -32,11 +32,23 @@ def to_samples(block: pd.DataFrame, schema: Schema, history_length: int, min_his
     Expects `user_row` and `item_row`, the user's and the item's rows in the prepared tables. Returns samples in the order
     (user, time, item).
     """
-    block = block.sort_values(["user_row", "timestamp_s", "item_row"], kind="stable", ignore_index=True)
-    found = histories(block["user_row"].to_numpy(), block["timestamp_s"].to_numpy(), history_length, hide_same_second)
-    item_row, rating = block["item_row"].to_numpy(np.int32), block["rating"].to_numpy(np.float32)
-    table = sample_table(block, schema, found, item_row, rating)
-    return table.filter(pa.array(found.earlier_count >= min_history))
+    user_row, time_s, item_row = (block[name].to_numpy() for name in ("user_row", "timestamp_s", "item_row"))
+    order = time_order(user_row, time_s, item_row)
+    first, stop = earlier_rows(user_row[order], time_s[order], hide_same_second)
+    return samples_at(np.flatnonzero(stop - first >= min_history), block.iloc[order], schema, first, stop, history_length)
+
+
+def samples_at(
+    rows: NDArray[np.int64], block: pd.DataFrame, schema: Schema, first: NDArray, stop: NDArray, history_length: int
+) -> pa.Table:
+    """Return the samples of some rows of a sorted block, whose earlier rows are `first` to `stop`."""
+    found = latest(first[rows], stop[rows], history_length)
+    return sample_table(block.iloc[rows], schema, found, block["item_row"].to_numpy(np.int32), block["rating"].to_numpy(np.float32))
+
+
+def time_order(user_row: NDArray, timestamp_s: NDArray, item_row: NDArray) -> NDArray[np.int64]:
+    """Return the places of a block's rows in the order (user, time, item); equal rows keep theirs."""
+    return np.lexsort((item_row, timestamp_s, user_row))
 
 
 def sample_table(

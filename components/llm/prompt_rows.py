@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-import numpy as np
 import pyarrow as pa
 
 from components.errors import ConfigError
 from components.features.store import FeatureStore
 from components.features.visit import Resolved
+from components.llm.prompt_tokens import PromptTokens, Texts
 from components.llm.tokens import PromptEncoder, SharedPrompts
 from components.prompts import click
 from components.prompts.textualize import item_texts, textualize, title_texts, user_texts
@@ -94,15 +94,21 @@ class PromptRows:
         self._longest = longest = max(encoder.lengths(self._rows.items), default=0)
         # All candidates of a user keep the same history, as if each were the longest item.
         self._encoder = replace(encoder, tail_tokens=question + longest + context * budget)
+        self.tokens = PromptTokens(
+            store.schema,
+            Texts(self._rows.profiles, self._rows.items, self._rows.titles),
+            history_length,
+            self._encoder.text,
+            encoder.layout.opening,
+            encoder.layout.closing,
+            encoder.max_tokens,
+            self._encoder.tail_tokens,
+            budget,
+        )
 
     def encode(self, samples: pa.Table) -> pa.Table:
-        """Return the samples with `token_ids` (list<int32>) and `prefix_length`, the tokens that all candidates of a user share."""
-        prompts = [self._encoder.encode(click.render(example)) for example in self._rows.examples(samples)]
-        offsets = np.cumsum([0, *(len(prompt.token_ids) for prompt in prompts)]).astype(np.int32)
-        tokens = np.concatenate([prompt.token_ids for prompt in prompts]) if prompts else np.zeros(0, np.int32)
-        lists = pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens))
-        lengths = pa.array([prompt.prefix_length for prompt in prompts], pa.int32())
-        return samples.append_column("token_ids", lists).append_column("prefix_length", lengths)
+        """Return the samples with `token_ids` and `prefix_length`, as `PromptTokens.encode`."""
+        return self.tokens.encode(samples)
 
     def ask(self, visit: Resolved) -> SharedPrompts:
         """Return the prompts of a visit's candidates: what `encode` gives for the same rows, cut where they part."""

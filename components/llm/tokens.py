@@ -12,15 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from components.errors import ConfigError
+from components.llm.plain_text import PlainText, TokenIds, special_id
 from components.prompts import click
 from components.types import Prompt, TokenBatch
-
-TokenIds = NDArray[np.int32]
-MEMO_SEGMENTS = 1 << 18  # distinct segments kept; the memo starts afresh beyond
 
 
 @dataclass(frozen=True)
@@ -62,19 +59,18 @@ class PromptEncoder:
     tail_tokens: int = 0  # kept free for the tail, so that all candidates of a user keep the same history
     answers: tuple[str, str] = click.ANSWERS
     layout: TokenLayout = field(init=False)
-    _text: PlainText = field(init=False, repr=False)
-    _memo: dict[tuple[str, str], TokenIds] = field(init=False, repr=False, default_factory=dict)
+    text: PlainText = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._text = PlainText(self.tokenizer)
-        self.layout = token_layout(self.tokenizer, self._text, self.masked, self.answers)
+        self.text = PlainText(self.tokenizer)
+        self.layout = token_layout(self.tokenizer, self.text, self.masked, self.answers)
 
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         """Encode a prompt; over budget, whole history lines go, the oldest first.
 
         Raises ConfigError when head and tail alone exceed `max_tokens`; `shorten` texts beforehand to rule that out.
         """
-        tail = self._segment(prompt.tail)
+        tail = self.text.segment(prompt.tail)
         prefix, kept_history = self._prefix(prompt, len(tail))
         return EncodedPrompt(np.concatenate([prefix, self._suffix(tail)]), len(prefix), kept_history)
 
@@ -84,19 +80,19 @@ class PromptEncoder:
         The longest tail decides how much history there is room for. Where none exceeds `tail_tokens`, prefix and suffixes are
         what `encode` gives for each candidate. Raises ConfigError as `encode` does.
         """
-        segments = [self._segment(tail) for tail in tails]
+        segments = [self.text.segment(tail) for tail in tails]
         prefix, _ = self._prefix(prompt, max(map(len, segments), default=0))
         return SharedPrompts(prefix, tuple(self._suffix(tail) for tail in segments))
 
     def _prefix(self, prompt: Prompt, tail_tokens: int) -> tuple[TokenIds, int]:
         """Return opening, head and the latest history lines that fit beside a tail of this length, and how many lines fit."""
-        head = self._segment(prompt.head, after="")
+        head = self.text.segment(prompt.head, after="")
         fixed = len(self.layout.opening) + len(head) + max(tail_tokens, self.tail_tokens) + len(self.layout.closing)
         if fixed > self.max_tokens:
             raise ConfigError(f"prompts.max_tokens: expected at least {fixed} for a prompt's profile and question, got {self.max_tokens}")
         history: list[TokenIds] = []
         room = self.max_tokens - fixed
-        for line in map(self._segment, reversed(prompt.history)):
+        for line in map(self.text.segment, reversed(prompt.history)):
             room -= len(line)
             if room < 0:
                 break
@@ -108,54 +104,11 @@ class PromptEncoder:
 
     def shorten(self, texts: Sequence[str], max_tokens: int) -> list[str]:
         """Cut each text to at most `max_tokens` tokens: bounds head and tail once per user and item, not per prompt."""
-        return [self._text.shorten(text, max_tokens) for text in texts]
+        return [self.text.shorten(text, max_tokens) for text in texts]
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Return how many tokens each text takes."""
-        return [len(self._text.encode(text)) for text in texts]
-
-    def _segment(self, text: str, after: str = "\n") -> TokenIds:
-        ids = self._memo.get((text, after))
-        if ids is None:
-            if len(self._memo) >= MEMO_SEGMENTS:
-                self._memo.clear()
-            ids = self._memo[text, after] = np.array(self._text.encode(text, after), np.int32)
-        return ids
-
-
-class PlainText:
-    """A tokenizer without its added tokens, so that `</s>` or `<|im_start|>` in a text are letters like any others."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if not isinstance(backend, Tokenizer):
-            raise ConfigError(f"expected a tokenizer with a tokenizer.json, got {type(tokenizer).__name__} at {tokenizer.name_or_path}")
-        self._tokenizer = Tokenizer(backend.model)
-        if backend.normalizer is not None:
-            self._tokenizer.normalizer = backend.normalizer
-        if backend.pre_tokenizer is not None:
-            self._tokenizer.pre_tokenizer = backend.pre_tokenizer
-        # Added tokens that are not special may be plain words of the model too, such as Gemma's line break.
-        special = {row for row, token in backend.get_added_tokens_decoder().items() if token.special}
-        self._reserved = frozenset({*tokenizer.all_special_ids, *special} - {special_id(tokenizer, "unk")})
-
-    def encode(self, text: str, after: str = "\n") -> list[int]:
-        """Encode `text` as it reads after another text, without the space that some tokenizers put before a first word."""
-        before, whole = (self._tokenizer.encode(part, add_special_tokens=False).ids for part in (after, after + text))
-        ids = whole[len(before) :]
-        if whole[: len(before)] != before:
-            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-        # Some models hold special tokens among their words (T5's `</s>`): those never come from text either.
-        return [token for token in ids if token not in self._reserved]
-
-    def shorten(self, text: str, max_tokens: int) -> str:
-        """Cut a text at the start of the first token beyond `max_tokens`."""
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        while len(encoding.ids) > max_tokens:
-            start = encoding.offsets[max_tokens][0]
-            text = text[: min(start, len(text) - 1)].rstrip()
-            encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        return text
+        return [len(self.text.encode(text)) for text in texts]
 
 
 def token_layout(tokenizer: PreTrainedTokenizerBase, text: PlainText, masked: bool, answers: tuple[str, str]) -> TokenLayout:
@@ -175,12 +128,6 @@ def token_layout(tokenizer: PreTrainedTokenizerBase, text: PlainText, masked: bo
     if masked and mask is not None:
         shared, after_answer = [*shared, mask, *closing], len(closing)
     return TokenLayout(opening, tuple(shared), after_answer, (no[0], yes[0]), pad, masked)
-
-
-def special_id(tokenizer: PreTrainedTokenizerBase, name: str) -> int | None:
-    """Return the id of the `pad`, `eos`, `mask` or `unk` token, None where the tokenizer has none."""
-    found = getattr(tokenizer, f"{name}_token_id")
-    return found if isinstance(found, int) else None
 
 
 def _common_start(first: list[int], second: list[int]) -> list[int]:

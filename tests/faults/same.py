@@ -23,7 +23,7 @@ KEYS = ("part", "split", "user_id", "item_id", "timestamp_s")
 NOT_COMPARED = ("report/index.html", "report/figures", "recorded.json", ".lock")
 # Of manifests and of metrics.json: times, and hashes of files that hold times or drawn names. A fingerprint stands for its config.
 TIMES = ("seconds", "stages", "files", "config")
-WORK = "work"  # in a manifest's facts: what the last attempt did in those seconds
+OF_AN_ATTEMPT = ("work", "own_seconds")  # in a manifest's facts: what the last attempt did, and how long it took
 
 
 def differences(found: Path, expected: Path) -> list[str]:
@@ -106,7 +106,8 @@ def _content(path: Path) -> Any:
         content = json.loads(path.read_text())
         if path.name in ("_manifest.json", "metrics.json"):
             content = {name: value for name, value in content.items() if name not in TIMES}
-            content.get("facts", {}).pop(WORK, None)
+            for name in OF_AN_ATTEMPT:
+                content.get("facts", {}).pop(name, None)
         return content
     return path.read_bytes()
 

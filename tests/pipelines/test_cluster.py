@@ -205,12 +205,3 @@ def test_parts_are_read_back_in_the_order_in_which_they_were_written(tmp_path: P
     assert [name[:12] for name in names] == [f"part-{number:06}-" for number in range(len(names))]
     assert read_samples(str(tmp_path / "parts"))["id"].to_pylist() == list(range(1_000))
     assert [row["id"] for row in cluster.read_parts(str(tmp_path / "parts")).take_all()] == list(range(1_000))
-
-
-@pytest.mark.ray
-@pytest.mark.usefixtures("_ray")
-def test_rows_are_kept_by_the_value_of_a_column() -> None:
-    whole = ray.data.from_arrow(pa.table({"split": ["train", "test", "train", "valid"], "row": [1, 2, 3, 4]}))
-    assert [row["row"] for row in cluster.where(whole, "split", "==", "train").take_all()] == [1, 3]
-    assert [row["row"] for row in cluster.where(whole, "split", "!=", "train").take_all()] == [2, 4]
-    assert cluster.where(whole, "split", "==", "none").count() == 0

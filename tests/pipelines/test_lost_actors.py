@@ -1,4 +1,4 @@
-"""Ray Data's actors are killed in the middle of their work: no row is lost, none is doubled, and every value is what it should be."""
+"""Ray Data's workers are killed in the middle of their work: no row is lost, none is doubled, and every value is what it should be."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from components.features.tables import load_store, read_samples
 from components.joint.crm_files import load_crm, save_crm, score_crm
 from components.joint.data import token_arrays
 from components.llm import backbone, scorer
+from components.llm.prompt_parts import write_prompts
 from components.llm.prompt_rows import PromptRows
 from pipelines import prompts, score
 from pipelines.progress import Progress
@@ -43,13 +44,11 @@ def die_once(who: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-class MortalRender(prompts.Render):
-    """Dies with its first batch done and not yet handed over."""
-
-    def __call__(self, samples: pa.Table) -> pa.Table:
-        done = super().__call__(samples)
-        die_once("render")
-        return done
+def mortal_write(*arguments: Any) -> Any:
+    """Die with the first file written and not yet counted."""
+    done = write_prompts(*arguments)
+    die_once("render")
+    return done
 
 
 class MortalCrmScorer(score.CrmScorer):
@@ -85,7 +84,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (output / "marks").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MARKS, str(output / "marks"))
-        patch.setattr(prompts, "Render", MortalRender)
+        patch.setattr(prompts, "write_prompts", mortal_write)
         patch.setattr(score, "CrmScorer", MortalCrmScorer)
         patch.setattr(score, "LlmScorer", MortalLlmScorer)
         with local_ray():

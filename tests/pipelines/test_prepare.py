@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import gzip
 import os
 import signal
-import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,20 +14,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
-from ray.data import Dataset
 
 from components.datasets.movielens import MovieLens1m, MovieLens100k
 from components.datasets.raw.lines import text_blocks
 from components.errors import DataError
-from components.features.samples import to_samples
 from components.features.tables import load_store
 from components.types import Schema, Source, Tables
 from pipelines import prepare
 from pipelines.full import _reason
 from pipelines.recipes import ml_1m
-from pipelines.stage import StageContext
 from tests.pipelines.local_ray import local_ray
 from tests.pipelines.peak_memory import PeakMemory
 from tests.pipelines.preparing import (
@@ -194,25 +188,23 @@ def test_the_order_of_the_raw_rows_does_not_matter(prepared: Prepared, rows: pd.
     assert found == expected
 
 
-def test_of_each_table_no_more_than_the_next_one_needs_is_held(rows: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[weakref.ref[Dataset]] = []
-    held: list[list[bool]] = []
-    materialize, write = Dataset.materialize, prepare._write
+def test_the_raw_rows_are_let_go_before_samples_are_written(rows: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[list[Any]] = []
+    held: list[int] = []
+    check, write = prepare._check, prepare._write
 
-    def note(dataset: Dataset) -> Dataset:
-        table = materialize(dataset)
-        made.append(weakref.ref(table))
-        return table
+    def note(*arguments: Any) -> list[Any]:
+        made.append(check(*arguments))
+        return made[0]
 
-    def look(samples: Dataset, context: StageContext) -> dict[str, int]:
-        gc.collect()
-        held.append([table() is not None for table in made])
-        return write(samples, context)
+    def look(*arguments: Any) -> dict[str, int]:
+        held.append(len(made[0]))
+        return write(*arguments)
 
-    monkeypatch.setattr(Dataset, "materialize", note)
+    monkeypatch.setattr(prepare, "_check", note)
     monkeypatch.setattr(prepare, "_write", look)
     run(tmp_path / "tables", tables(rows))
-    assert held == [[False, False, True]]  # the checked rows, those with histories, the same split in time
+    assert held == [0]
 
 
 def test_a_damaged_file_is_named_by_the_error_that_its_reader_raised(rows: pd.DataFrame, tmp_path: Path, capfd: Any) -> None:
@@ -242,8 +234,8 @@ def mortal_chunks(frame: pd.DataFrame, file: str, mark: Path) -> Iterator[pd.Dat
             die_once(mark)
 
 
-def mortal_samples(mark: Path, *arguments: Any, **keys: Any) -> pa.Table:
-    done = to_samples(*arguments, **keys)
+def mortal(work: Callable[..., Any], mark: Path, *arguments: Any) -> Any:
+    done = work(*arguments)
     die_once(mark)
     return done
 
@@ -253,9 +245,11 @@ def test_workers_that_are_killed_lose_no_row_and_double_none(
 ) -> None:
     whole = tables(rows.iloc[:200], rows.iloc[200:])
     reading = Source("", partial(mortal_chunks, rows.iloc[:200], "rows-0.csv", tmp_path / "died reading"))
-    monkeypatch.setattr(prepare, "to_samples", partial(mortal_samples, tmp_path / "died building"))
+    for name in ("look", "scatter", "settle", "write_part"):
+        monkeypatch.setattr(prepare, name, partial(mortal, getattr(prepare, name), tmp_path / f"died in {name}"))
     found = run(tmp_path / "tables", replace(whole, interactions=(reading, *whole.interactions[1:])))
-    assert {path.name for path in tmp_path.glob("died *")} == {"died reading", "died building"}
+    at = {"died reading", "died in look", "died in scatter", "died in settle", "died in write_part"}
+    assert {path.name for path in tmp_path.glob("died *")} == at
     assert content(found) == content(prepared)
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -178,3 +183,40 @@ def test_no_samples_give_no_prompts_of_the_same_columns(store: FeatureStore, tok
 
 def test_slices_of_samples_give_the_prompts_of_their_rows(store: FeatureStore) -> None:
     assert texts(store, samples=SAMPLES.slice(1)) == [STRANGER]
+
+
+def one_by_one(store: FeatureStore, encoder: PromptEncoder, rows: PromptRows, samples: pa.Table) -> list[tuple[list[int], int]]:
+    """Encode each sample's whole prompt apart."""
+    apart = replace(encoder, tail_tokens=rows.tokens.tail_tokens)
+    texts = ClickRows(store, rows.tokens.history_length, lambda texts: encoder.shorten(texts, rows.tokens.context_tokens))
+    found = [apart.encode(click.render(example)) for example in texts.examples(samples)]
+    return [(prompt.token_ids.tolist(), prompt.prefix_length) for prompt in found]
+
+
+@pytest.mark.parametrize("name", sorted(families.TOKENIZERS))
+@pytest.mark.parametrize("max_tokens", [300, 2_000])
+def test_all_prompts_together_are_those_of_each_sample_apart(name: str, max_tokens: int) -> None:
+    random = np.random.default_rng(5)
+    lengths = random.integers(0, 40, 60)
+    samples = pa.table(
+        {
+            "user_row": random.integers(0, 2, 60),
+            "item_row": random.integers(0, 4, 60),
+            "history_rows": [random.integers(0, 4, length).tolist() for length in lengths],
+            "history_ratings": [(random.integers(2, 11, length) / 2).tolist() for length in lengths],
+            "device": random.choice(["phone", "desk", None], 60),
+        }
+    )
+    schema = replace(SCHEMA, context_fields=(Field("device", FieldKind.CATEGORICAL),))
+    store = fit_store(schema, USERS, ITEMS, {"device": pd.Series(["desk", "phone"])}, history_length=5, tag_width=6)
+    encoder = PromptEncoder(families.TOKENIZERS[name](), max_tokens, name in families.MASKED)
+    rows = PromptRows(store, encoder, 30)
+    found = pa.concat_tables([rows.encode(samples.slice(0, 25)), rows.encode(samples.slice(25))])
+    expected = one_by_one(store, encoder, rows, samples)
+    assert list(zip(found["token_ids"].to_pylist(), found["prefix_length"].to_pylist(), strict=True)) == expected
+    assert max(len(tokens) for tokens, _ in expected) <= max_tokens
+
+
+def test_what_writes_prompts_in_a_worker_starts_without_torch() -> None:
+    code = "import sys, components.llm.prompt_tokens; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -1,0 +1,46 @@
+"""Plain tasks over blocks in Ray's memory: one call of a pure function each, where an execution of Ray Data takes longer than the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import ray
+from ray import ObjectRef
+
+from components.errors import ArtifactError
+
+CPUS = 1.0  # of a task
+
+
+def started(work: Callable[..., Any], *arguments: Any) -> ObjectRef:
+    """Start a task; a reference among the arguments becomes what it stands for."""
+    return ray.remote(num_cpus=CPUS)(work).remote(*arguments)
+
+
+def started_in_parts(work: Callable[..., Sequence[Any]], parts: int, *arguments: Any) -> list[ObjectRef]:
+    """Start a task that returns so many parts; each can be asked for without the others."""
+
+    def only(*given: Any) -> Any:  # Ray takes a list of one for one part that is a list
+        (part,) = work(*given)
+        return part
+
+    if parts == 1:
+        return [started(only, *arguments)]
+    return ray.remote(num_cpus=CPUS, num_returns=parts)(work).remote(*arguments)  # pyright: ignore[reportCallIssue, reportReturnType]
+
+
+def results(work: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    """Run the work on each set of arguments and yield what comes back, in order; the driver holds one at a time."""
+    waiting = [started(work, *each) for each in arguments]
+    while waiting:
+        yield ray.get(waiting.pop(0))
+
+
+def require_rows(uri: str, rows: int) -> None:
+    """Raise ArtifactError where the Parquet files below `uri` don't hold so many rows."""
+    from components.features.tables import count_rows  # imports torch: seconds for the tasks' processes, which import this file
+
+    # What tasks say they wrote may lie on another machine's disk, or be lost on the way.
+    if (found := count_rows(uri)) != rows:
+        raise ArtifactError(f"expected {rows:,} rows in the Parquet files below {uri}, found {found:,}: some were not written there")
