@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations` here: Serve reads the type of `build`'s argument as it stands, and a name would be no type.
 
+import logging
 from typing import Any
 
 from ray import serve
@@ -13,18 +14,24 @@ from serving.arguments import Arguments
 from serving.checkout import runs
 from serving.deployments import Crm, Ingress, Llm
 from serving.errors import RETRY_AFTER_S
+from serving.events import EventStoreError, check_store
 from serving.model import resolve
 
+LOGGER = logging.getLogger("ray.serve")
 STARTS = 3  # attempts at a constructor before a deployment is given up
 
 
 def build(arguments: Arguments) -> Application:
     """Return the application; raises ArtifactError where the model is missing or damaged: what runs already then goes on running.
 
-    Raises ConfigError where the arguments leave out what has no default here.
+    Raises ConfigError where the arguments leave out what has no default here, or name a store that would lose events.
     """
     model = resolve(arguments.model, arguments.tracking_uri)
     arguments = arguments.model_copy(update={"events": arguments.events or _events()})
+    try:
+        check_store(arguments.events)
+    except EventStoreError as error:  # seen from here; no process needs it to start
+        LOGGER.warning("%s; until it answers, histories lack their events and none is taken", error)
     common = _common(arguments)
     llm = serve.deployment(
         **_replicas(arguments.llm_replicas, arguments.llm_max_replicas, arguments.llm_max_ongoing_requests),
