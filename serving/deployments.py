@@ -21,6 +21,7 @@ from serving.arguments import Arguments
 from serving.batcher import Batcher
 from serving.endpoints import build_http
 from serving.guarded import OTHER_VERSION
+from serving.handover import asking, others_answer, wait_for_llm
 from serving.metrics import LlmMetrics
 from serving.model import Model
 from serving.service import Service
@@ -60,6 +61,10 @@ class Llm:
         if version != self._version:
             return OTHER_VERSION
         return await self._batches.ask(Question(visit, time.monotonic() + timeout_s))
+
+    async def holds(self, version: str) -> bool:
+        """Tell whether this is the LLM of that version."""
+        return version == self._version
 
     def _score(self, questions: list[Question]) -> list[NDArray[np.float64] | Exception]:
         now_s = time.monotonic()
@@ -106,12 +111,13 @@ class Crm:
 class Ingress:
     """HTTP: reads requests, holds the CRM and the policy, asks the LLM where the policy says so."""
 
-    def __init__(self, model: Model, arguments: Arguments, llm: DeploymentHandle, crm: DeploymentHandle | None) -> None:
+    async def __init__(self, model: Model, arguments: Arguments, llm: DeploymentHandle, crm: DeploymentHandle | None) -> None:
         torch.set_num_threads(arguments.crm_threads)
         self._access = access(arguments)
         self._service = Service(model, arguments, llm, crm)
         require_shared_events(arguments.events, self._service.events.shared)
         self._arguments = arguments
+        await wait_for_llm(asking(llm, model.version), others_answer)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_http(self._service, self._arguments, self._access)
