@@ -22,7 +22,7 @@ from serving.arguments import Arguments
 from serving.breaker import CircuitBreaker
 from serving.crm_client import DESCRIBED_AT_ONCE, CrmClient
 from serving.events.store import Event, open_store
-from serving.guarded import Guarded
+from serving.guarded import Guarded, to_deployment
 from serving.histories import History, UserHistories, given
 from serving.history_reader import HistoryReader
 from serving.live_policy import LivePolicy
@@ -78,10 +78,14 @@ class Service:
         histories = UserHistories(self.resolver.user_row, self.store.items, load_histories(folder), self.events, self.store.history_length)
         # Whoever waited for half of the usual time was patient; the CRM and the store of events get half of that.
         patience_s = arguments.deadline_ms / 2000
-        self.histories = HistoryReader(histories, self.events, _breaker(arguments), patience_s / 2)
-        self.llm = LlmClient(Guarded.deployment(llm, model.version, _breaker(arguments), patience_s), self.metrics.llm_failed)
-        deployment = None if crm is None else Guarded.deployment(crm, model.version, _breaker(arguments), patience_s / 2)
-        self.crm = CrmClient(self.arm, deployment)
+        self.histories = HistoryReader(histories, self.events, _breaker(arguments), patience_s / 2, self.metrics.breaker("events"))
+
+        def guarded(name: str, handle: DeploymentHandle, patience_s: float) -> Guarded:
+            send = to_deployment(handle, model.version)
+            return Guarded(f"the {name.upper()}", send, _breaker(arguments), patience_s, self.metrics.breaker(name))
+
+        self.llm = LlmClient(guarded("llm", llm, patience_s), self.metrics.llm_failed)
+        self.crm = CrmClient(self.arm, None if crm is None else guarded("crm", crm, patience_s / 2))
         self._arguments, self.model_version = arguments, model.version
         self.live = LivePolicy(artifacts.read_json(artifacts.join(folder, "policy.json")), self.metrics.policy_refused)
         self.curve: list[dict[str, Any]] = artifacts.read_json(artifacts.join(folder, "curve.json"))
@@ -96,8 +100,10 @@ class Service:
         return self.live.version
 
     def probe(self) -> None:
-        """Score one item for nobody; raises where the CRM can't."""
-        self.arm.score(self.resolver.resolve(Visit(None, {}, (), 0, (Candidate(self._item_ids[0]),))))
+        """Score one item for nobody; raises where the CRM can't, or gives no probability."""
+        (p_crm,) = self.arm.score(self.resolver.resolve(Visit(None, {}, (), 0, (Candidate(self._item_ids[0]),))))["p_crm"]
+        if not 0 <= p_crm <= 1:
+            raise ArithmeticError(f"expected a probability of the CRM, got {p_crm}")
 
     async def score(self, request: ScoreRequest) -> dict[str, Any]:
         """Answer `/v1/score`: the known candidates in the order asked for; raises FieldError for what can't be scored."""
