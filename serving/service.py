@@ -75,7 +75,8 @@ class Service:
         self.store, self.resolver = self.arm.store, self.arm.resolver
         self.metrics = Metrics()
         self.events = open_store(arguments.events)
-        histories = UserHistories(self.resolver.user_row, self.store.items, load_histories(folder), self.events, self.store.history_length)
+        self._item_ids = self.store.items["item_id"].to_numpy(object)
+        histories = UserHistories(self.resolver.user_row, self._item_ids, load_histories(folder), self.events, self.store.history_length)
         # Whoever waited for half of the usual time was patient; the CRM and the store of events get half of that.
         patience_s = arguments.deadline_ms / 2000
         self.histories = HistoryReader(histories, self.events, _breaker(arguments), patience_s / 2, self.metrics.breaker("events"))
@@ -89,7 +90,6 @@ class Service:
         self._arguments, self.model_version = arguments, model.version
         self.live = LivePolicy(artifacts.read_json(artifacts.join(folder, "policy.json")), self.metrics.policy_refused)
         self.curve: list[dict[str, Any]] = artifacts.read_json(artifacts.join(folder, "curve.json"))
-        self._item_ids = self.store.items["item_id"].to_numpy(object)
 
     @property
     def policy(self) -> Policy:
@@ -152,12 +152,12 @@ class Service:
 
     async def _asker(self, request: Ask, clock: Clock) -> Asker:
         user = request.user
-        known = user.id is not None and self.resolver.knows_user(user.id)
+        known = self.resolver.knows_user(user.id) or bool(user.profile)
         if user.history is not None:
             for position, entry in enumerate(user.history):
                 self._check_rating(entry.rating, f"user.history.{position}.rating")
             entries = [(entry.item_id, entry.rating, entry.timestamp_s) for entry in user.history]
-            return Asker(user.id, known, given(entries, self.store.history_length), None)
+            return Asker(user.id, known or bool(entries), given(entries, self.store.history_length), None)
         if user.id is None:
             return Asker(None, known, History((), 0), None)
         history, cause = await self.histories.by(user.id, clock.half())
@@ -178,10 +178,13 @@ class Service:
                 unknown[item.id] = None
                 continue
             candidate = Candidate(item.id, description)
-            if description:
-                self.resolver.described(candidate, f"candidates.{position}")
-            if found.setdefault(item.id, candidate) != candidate:
+            before = found.setdefault(item.id, candidate)
+            if not description:
+                continue  # one that is described counts, before it or after it
+            self.resolver.described(candidate, f"candidates.{position}")
+            if before.description and before != candidate:
                 raise FieldError(f"candidates.{position}", "expected one description of an item, got two")
+            found[item.id] = candidate
         return found, [item for item in unknown if item not in found]  # unless it is described elsewhere in the request
 
     def _visit(self, request: Ask, asker: Asker, candidates: tuple[Candidate, ...]) -> Visit:
