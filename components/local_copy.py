@@ -41,6 +41,25 @@ def local_copy(uri: str) -> str:
     return str(copy)
 
 
+def remember(name: str, folder: str) -> None:
+    """Let `remembered` find a local folder by a name for its content, whose store may be away then."""
+    link = _link(name)
+    aside = link.with_suffix(f".{os.getpid()}")
+    aside.unlink(missing_ok=True)
+    aside.symlink_to(folder)
+    aside.replace(link)
+
+
+def remembered(name: str) -> str | None:
+    """Return the folder that was remembered by this name on this machine; None where there is none any more."""
+    link = _link(name)
+    return os.path.realpath(link) if link.exists() else None
+
+
+def _link(name: str) -> Path:
+    return _copies() / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.link"
+
+
 def _copies() -> Path:
     folder = Path(tempfile.gettempdir()) / f"tandem-copies-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)

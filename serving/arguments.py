@@ -21,6 +21,7 @@ class Arguments(BaseModel):
     ingress_max_replicas: int = Field(0, ge=0, description="at most, by load; 0: as many as at least")
     llm_replicas: int = Field(1, ge=1, description="processes with the LLM, at least")
     llm_max_replicas: int = Field(0, ge=0, description="at most, by load; 0: as many as at least")
+    llm_surge: bool = Field(True, description="a new version of the LLM loads beside the old one; false where no GPU is spare for it")
     crm_replicas: int = Field(0, ge=0, description="processes with the CRM alone; 0: it lives in the ingress, without a hop")
     crm_max_replicas: int = Field(0, ge=0, description="at most, by load; 0: as many as at least")
     ingress_cpus: float = Field(0.25, gt=0, description="CPUs that Ray reserves for an ingress or CRM process")

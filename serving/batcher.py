@@ -15,9 +15,11 @@ Answer = TypeVar("Answer")
 class Batcher(Generic[Question, Answer]):
     """One batch at a time, computed in a thread, so that new questions and health checks are heard. For one event loop."""
 
-    def __init__(self, compute: Callable[[list[Question]], list[Answer | Exception]], most: int) -> None:
-        """`most` questions are computed together."""
-        self._compute, self._most = compute, most
+    def __init__(
+        self, compute: Callable[[list[Question]], list[Answer | Exception]], most: int, size: Callable[[Question], int], room: int
+    ) -> None:
+        """`most` questions are computed together, and only one where their sizes exceed `room`."""
+        self._compute, self._most, self._size, self._room = compute, most, size, room
         self._waiting: deque[tuple[Question, asyncio.Future[Answer]]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._started_s: float | None = None
@@ -51,10 +53,15 @@ class Batcher(Generic[Question, Answer]):
 
     def _next(self) -> list[tuple[Question, asyncio.Future[Answer]]]:
         batch: list[tuple[Question, asyncio.Future[Answer]]] = []
+        room = self._room
         while self._waiting and len(batch) < self._most:
-            question, answer = self._waiting.popleft()
+            question, answer = self._waiting[0]
             if not answer.done():
+                room -= self._size(question)
+                if batch and room < 0:
+                    break
                 batch.append((question, answer))
+            self._waiting.popleft()
         return batch
 
     async def _computed(self, questions: list[Question]) -> list[Answer | Exception]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,16 +21,19 @@ from serving.arguments import Arguments
 from serving.batcher import Batcher
 from serving.endpoints import build_http
 from serving.guarded import OTHER_VERSION
+from serving.handover import asking, others_answer, wait_for_llm
 from serving.metrics import LlmMetrics
 from serving.model import Model
 from serving.service import Service
 
 PROBE_S = 10.0  # within which the LLM answers one question when it is healthy
+# Computed without a look at who still waits. With the history read before them they fill about llm_max_batch_tokens.
+PART_CANDIDATES = 200
 
 
 @dataclass(frozen=True)
 class Question:
-    """A visit that waits for the LLM."""
+    """A visit, or a part of its candidates, that waits for the LLM."""
 
     visit: Visit
     until_s: float  # on time.monotonic's clock of this process; nobody waits for the answer any longer
@@ -48,23 +51,32 @@ class Llm:
         self._arm.score([self._probe])
         self._version = model.version
         self._metrics = LlmMetrics()
-        self._batches = Batcher(self._score, arguments.llm_max_batch_requests)
+        self._batches = Batcher(self._score, arguments.llm_max_batch_requests, lambda part: len(part.visit.candidates), PART_CANDIDATES)
         self._patience_s = arguments.health_check_timeout_s
 
     async def __call__(self, visit: Visit, version: str, timeout_s: float) -> NDArray[np.float64] | str:
         """Return the probability of each candidate, OTHER_VERSION where another model was meant.
 
-        An answer that comes after `timeout_s` is not computed. Serve replaces ingress and LLM each on its own, so during a
+        What would come after `timeout_s` is not computed. Serve replaces ingress and LLM each on its own, so during a
         rollout either may meet the other's older version.
         """
         if version != self._version:
             return OTHER_VERSION
-        return await self._batches.ask(Question(visit, time.monotonic() + timeout_s))
+        until_s, candidates = time.monotonic() + timeout_s, visit.candidates
+        parts = [candidates[start : start + PART_CANDIDATES] for start in range(0, len(candidates), PART_CANDIDATES)]
+        asked = [self._batches.ask(Question(replace(visit, candidates=part), until_s)) for part in parts]
+        return np.concatenate(await asyncio.gather(*asked))
+
+    async def holds(self, version: str) -> bool:
+        """Tell whether this is the LLM of that version."""
+        return version == self._version
 
     def _score(self, questions: list[Question]) -> list[NDArray[np.float64] | Exception]:
         now_s = time.monotonic()
         waiting = [number for number, question in enumerate(questions) if question.until_s > now_s]
         found: list[NDArray[np.float64] | Exception] = [TimeoutError("nobody waits for this answer")] * len(questions)
+        if not waiting:
+            return found
         try:
             for number, p_llm in zip(waiting, self._arm.score([questions[number].visit for number in waiting]), strict=True):
                 found[number] = p_llm
@@ -84,7 +96,7 @@ class Llm:
             if running_s > self._patience_s:
                 raise RuntimeError(f"the LLM computes the same questions for {running_s:.0f} s")
             return
-        found = await asyncio.wait_for(asyncio.to_thread(self._arm.score, [self._probe]), PROBE_S)
+        found = await asyncio.wait_for(asyncio.to_thread(self._arm.score, [self._probe]), min(PROBE_S, self._patience_s))
         if not np.isfinite(found[0]).all():
             raise RuntimeError("the LLM's answer to its health check is no number")
 
@@ -106,12 +118,13 @@ class Crm:
 class Ingress:
     """HTTP: reads requests, holds the CRM and the policy, asks the LLM where the policy says so."""
 
-    def __init__(self, model: Model, arguments: Arguments, llm: DeploymentHandle, crm: DeploymentHandle | None) -> None:
+    async def __init__(self, model: Model, arguments: Arguments, llm: DeploymentHandle, crm: DeploymentHandle | None) -> None:
         torch.set_num_threads(arguments.crm_threads)
         self._access = access(arguments)
         self._service = Service(model, arguments, llm, crm)
         require_shared_events(arguments.events, self._service.events.shared)
         self._arguments = arguments
+        await wait_for_llm(asking(llm, model.version), others_answer)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return build_http(self._service, self._arguments, self._access)

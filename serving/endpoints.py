@@ -91,7 +91,8 @@ def _add_health(app: FastAPI, service: Service) -> None:
             service.probe()
         except Exception as error:
             raise HTTPException(503, "the CRM does not answer") from error
-        return _json({"status": "ready", "crm": "ready", "llm": service.llm.state, "model_version": service.model_version})
+        versions = {"model_version": service.model_version, "policy_version": service.policy_version}
+        return _json({"status": "ready", "crm": "ready", "llm": service.llm.state, **versions, "refused": service.live.refusal})
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -99,8 +100,15 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
 
 def _scored(http: Request, answer: dict[str, Any]) -> Response:
-    http.scope["tandem.arm"] = "llm" if any(result["arm"] == "llm" for result in answer["results"]) else "crm"
+    http.scope["tandem.arm"] = _arm(answer["results"])
     return _json(answer)
+
+
+def _arm(results: list[dict[str, Any]]) -> str:
+    """Name the slowest part of an answer: fallback where the CRM stands in for an LLM that may have been waited for."""
+    if any(result["arm"] == "llm" for result in results):
+        return "llm"
+    return "fallback" if any(result["reason"] == "llm_failed" for result in results) else "crm"
 
 
 def _json(content: dict[str, Any]) -> Response:

@@ -55,7 +55,7 @@ class Gate:
             self._ongoing -= 1
             endpoint = getattr(scope.get("route"), "path", "other")
             latency_ms = 1000 * (time.monotonic() - started_s)
-            metrics.finished(endpoint, status, scope.get("tandem.arm", "none"), latency_ms, self._service.llm.breaker.state)
+            metrics.finished(endpoint, status, scope.get("tandem.arm", "none"), latency_ms)
 
     def _refusal(self, headers: Headers, path: str) -> tuple[int, str | None, str, dict[str, str]] | None:
         if self._access.own_names and not names_loopback(headers.get("host", "")):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
 
 from components.features.latest import Histories, Standing
 from serving.events.store import EventStore
@@ -23,10 +23,11 @@ class History:
 class UserHistories:
     """Joins stored events to the histories that came with the model."""
 
-    def __init__(self, user_row: Callable[[str], int], items: pd.DataFrame, prepared: Histories, events: EventStore, length: int) -> None:
+    def __init__(
+        self, user_row: Callable[[str], int], item_ids: NDArray[np.object_], prepared: Histories, events: EventStore, length: int
+    ) -> None:
         """`user_row` gives a user's row, -1 for a stranger; `length` is how many interactions the arms read."""
-        self._user_row = user_row
-        self._item_ids = items["item_id"].to_numpy(object)
+        self._user_row, self._item_ids = user_row, item_ids
         self._prepared, self._events, self._length = prepared, events, length
 
     def prepared(self, user_id: str) -> History:

@@ -9,11 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from components.errors import ConfigError
+import numpy as np
+
+from components.errors import ArtifactError, ConfigError
 from components.routing.policy import Policy
 
 LOGGER = logging.getLogger("ray.serve")
 KEYS = {"policy", "threshold"}
+GRID = np.linspace(0.0, 1.0, 21)
 
 
 class LivePolicy:
@@ -36,6 +39,7 @@ class LivePolicy:
         self._on_change(self.refusal is not None)
 
     def _use(self, policy: Policy) -> None:
+        _try(policy)
         self.policy = policy
         self.version = hashlib.sha256(json.dumps(policy.to_json(), sort_keys=True).encode()).hexdigest()[:12]
 
@@ -46,6 +50,15 @@ def _read(config: Mapping[str, Any], shipped: Mapping[str, Any]) -> Policy:
     given, threshold = config.get("policy"), config.get("threshold")
     policy = Policy.from_json(shipped if given is None else given)
     return policy if threshold is None else replace(policy, threshold=_number(threshold))
+
+
+def _try(policy: Policy) -> None:
+    """Raise ArtifactError for a policy that makes something else than a probability of two of them."""
+    p_crm, p_llm = (p.ravel() for p in np.meshgrid(GRID, GRID))
+    for asked in (True, False):
+        p = policy.answer({"p_crm": p_crm, "p_llm": p_llm}, np.full(len(p_crm), asked)).p_routed
+        if not ((p >= 0) & (p <= 1)).all():
+            raise ArtifactError(f"policy: expected answers in [0, 1], got {p.min():g} to {p.max():g}")
 
 
 def _number(value: Any) -> float:

@@ -23,8 +23,10 @@ class LlmClient:
 
     @property
     def state(self) -> str:
-        """Say how the LLM is, as far as its last answers tell."""
-        return {"closed": "ready", "half_open": "recovering", "open": "unavailable"}[self.breaker.state]
+        """Say how the LLM is, as far as its last answers tell: unknown before the first."""
+        if self.breaker.state == "closed":
+            return "ready" if self._guarded.has_answered else "unknown"
+        return "recovering" if self.breaker.state == "half_open" else "unavailable"
 
     async def __call__(self, visit: Visit, timeout_s: float) -> NDArray[np.float64]:
         """Return the LLM's probabilities; raises LlmFailureError at the latest after `timeout_s`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from serving.router import Scored
@@ -26,23 +28,24 @@ class Metrics:
         self._candidates = Counter("tandem_candidates", "Scored candidates by the arm whose answer counts.", ("arm",))
         self._fallbacks = Counter("tandem_fallbacks", "Requests whose answer is degraded, by cause.", ("cause",))
         self._failures = Counter("tandem_llm_failures", "Questions that the LLM did not answer, by cause.", ("cause",))
-        self._breaker = Gauge("tandem_breaker", "The circuit before the LLM: 0 closed, 1 half open, 2 open.")
+        self._breaker = Gauge("tandem_breaker", "The circuit before llm, crm or events: 0 closed, 1 half open, 2 open.", ("before",))
         self._policy_refused = Gauge("tandem_policy_refused", "1 while the last user_config was refused.")
         self._ongoing = Gauge("tandem_ongoing_requests", "Requests that are being answered.")
-        self._count, self._breaker_state = 0, ""
+        self._count = 0
 
     def started(self) -> None:
         self._count += 1
         self._ongoing.set(self._count)
 
-    def finished(self, endpoint: str, status: int, arm: str, latency_ms: float, breaker: str) -> None:
+    def finished(self, endpoint: str, status: int, arm: str, latency_ms: float) -> None:
         self._count -= 1
         self._ongoing.set(self._count)
         self._requests.inc(1, {"endpoint": endpoint, "status": str(status)})
         self._latency_ms.observe(latency_ms, {"endpoint": endpoint, "arm": arm})
-        if breaker != self._breaker_state:
-            self._breaker.set(STATES[breaker])
-            self._breaker_state = breaker
+
+    def breaker(self, before: str) -> Callable[[str], None]:
+        """Return what hears the state of the circuit before another side."""
+        return lambda state: self._breaker.set(STATES[state], {"before": before})
 
     def scored(self, scored: Scored) -> None:
         llm = int((scored.arm == "llm").sum())

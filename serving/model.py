@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -9,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from components import artifacts, storage
-from components.errors import ArtifactError
+from components.errors import ArtifactError, one_line
 from components.llm.config import BASE_FILE, COMMIT
-from components.local_copy import local_copy
+from components.local_copy import local_copy, remember, remembered
 from components.tracking.config import ALIAS, MODEL_NAME
 from components.tracking.ensemble import fetch_ensemble, fixed_version
 from serving.checkout import runs
 
+LOGGER = logging.getLogger("ray.serve")
 REGISTERED = "models:/"
 HUB_ID = r"([\w-][\w.-]*/)?[\w-][\w.-]*"
 LOADER = "serving.pyfunc"  # registered ensembles name it
@@ -30,12 +32,38 @@ class Model:
     version: str  # shown with every answer
 
     def local(self) -> str:
-        """Return a folder with the ensemble that this process can read; raises ArtifactError where it is gone or another by now."""
+        """Return a folder with the ensemble that this process can read; raises ArtifactError where it is gone or another by now.
+
+        This machine's copy stands in for a store that is away: a process must be able to start again then.
+        """
+        try:
+            folder = self._fetched()
+        except Exception as error:  # stores raise anything
+            kept = self._kept()
+            if kept is None:
+                raise
+            LOGGER.warning("%s is read from this machine's copy: %s", storage.without_credentials(self.uri), one_line(error))
+            return kept
+        if folder != self.uri:
+            remember(self._name, folder)
+        return folder
+
+    @property
+    def _name(self) -> str:
+        return f"{self.tracking_uri} {self.uri} {self.version}"
+
+    def _fetched(self) -> str:
         if self.uri.startswith(REGISTERED):
             return _registered(self.uri, self.tracking_uri)
         if (found := artifacts.require(self.uri).fingerprint) != self.version:
             raise ArtifactError(f"model: expected the version that was deployed, {self.version}, at {self.uri}; got {found}")
         return local_copy(self.uri)
+
+    def _kept(self) -> str | None:
+        folder = remembered(self._name)
+        if folder is not None:
+            artifacts.verify(folder)
+        return folder
 
 
 def resolve(uri: str, tracking_uri: str = "") -> Model:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.features.visit import Visit
-from components.routing.policy import Policy
+from components.routing.policy import Policy, Routes
 from components.routing.signals import entropy
 from serving.schemas import Reason
 
@@ -86,6 +86,10 @@ async def route(
             cause = cause or ("llm_invalid_output" if invalid.any() else None)
     llm_s = now_s() - started_s
     routes = policy.answer({**rows, "p_llm": p_llm}, asked)
+    wrong = ~((routes.p_routed >= 0) & (routes.p_routed <= 1))
+    if wrong.any():
+        cause = cause or "policy_invalid_output"
+        routes = Routes(np.where(wrong, "crm", routes.arm), np.where(wrong, rows["p_crm"], routes.p_routed))
     reason: list[Reason] = [_reason(*flags) for flags in zip(wanted, asked, np.isfinite(p_llm), broken, strict=True)]
     confidence = 1.0 - entropy(rows["p_crm"]) / math.log(2.0)
     shown = np.where(broken, np.nan, p_crm)

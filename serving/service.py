@@ -22,7 +22,7 @@ from serving.arguments import Arguments
 from serving.breaker import CircuitBreaker
 from serving.crm_client import DESCRIBED_AT_ONCE, CrmClient
 from serving.events.store import Event, open_store
-from serving.guarded import Guarded
+from serving.guarded import Guarded, to_deployment
 from serving.histories import History, UserHistories, given
 from serving.history_reader import HistoryReader
 from serving.live_policy import LivePolicy
@@ -75,17 +75,21 @@ class Service:
         self.store, self.resolver = self.arm.store, self.arm.resolver
         self.metrics = Metrics()
         self.events = open_store(arguments.events)
-        histories = UserHistories(self.resolver.user_row, self.store.items, load_histories(folder), self.events, self.store.history_length)
+        self._item_ids = self.store.items["item_id"].to_numpy(object)
+        histories = UserHistories(self.resolver.user_row, self._item_ids, load_histories(folder), self.events, self.store.history_length)
         # Whoever waited for half of the usual time was patient; the CRM and the store of events get half of that.
         patience_s = arguments.deadline_ms / 2000
-        self.histories = HistoryReader(histories, self.events, _breaker(arguments), patience_s / 2)
-        self.llm = LlmClient(Guarded.deployment(llm, model.version, _breaker(arguments), patience_s), self.metrics.llm_failed)
-        deployment = None if crm is None else Guarded.deployment(crm, model.version, _breaker(arguments), patience_s / 2)
-        self.crm = CrmClient(self.arm, deployment)
+        self.histories = HistoryReader(histories, self.events, _breaker(arguments), patience_s / 2, self.metrics.breaker("events"))
+
+        def guarded(name: str, handle: DeploymentHandle, patience_s: float) -> Guarded:
+            send = to_deployment(handle, model.version)
+            return Guarded(f"the {name.upper()}", send, _breaker(arguments), patience_s, self.metrics.breaker(name))
+
+        self.llm = LlmClient(guarded("llm", llm, patience_s), self.metrics.llm_failed)
+        self.crm = CrmClient(self.arm, None if crm is None else guarded("crm", crm, patience_s / 2))
         self._arguments, self.model_version = arguments, model.version
         self.live = LivePolicy(artifacts.read_json(artifacts.join(folder, "policy.json")), self.metrics.policy_refused)
         self.curve: list[dict[str, Any]] = artifacts.read_json(artifacts.join(folder, "curve.json"))
-        self._item_ids = self.store.items["item_id"].to_numpy(object)
 
     @property
     def policy(self) -> Policy:
@@ -96,8 +100,10 @@ class Service:
         return self.live.version
 
     def probe(self) -> None:
-        """Score one item for nobody; raises where the CRM can't."""
-        self.arm.score(self.resolver.resolve(Visit(None, {}, (), 0, (Candidate(self._item_ids[0]),))))
+        """Score one item for nobody; raises where the CRM can't, or gives no probability."""
+        (p_crm,) = self.arm.score(self.resolver.resolve(Visit(None, {}, (), 0, (Candidate(self._item_ids[0]),))))["p_crm"]
+        if not 0 <= p_crm <= 1:
+            raise ArithmeticError(f"expected a probability of the CRM, got {p_crm}")
 
     async def score(self, request: ScoreRequest) -> dict[str, Any]:
         """Answer `/v1/score`: the known candidates in the order asked for; raises FieldError for what can't be scored."""
@@ -146,12 +152,12 @@ class Service:
 
     async def _asker(self, request: Ask, clock: Clock) -> Asker:
         user = request.user
-        known = user.id is not None and self.resolver.knows_user(user.id)
+        known = self.resolver.knows_user(user.id) or bool(user.profile)
         if user.history is not None:
             for position, entry in enumerate(user.history):
                 self._check_rating(entry.rating, f"user.history.{position}.rating")
             entries = [(entry.item_id, entry.rating, entry.timestamp_s) for entry in user.history]
-            return Asker(user.id, known, given(entries, self.store.history_length), None)
+            return Asker(user.id, known or bool(entries), given(entries, self.store.history_length), None)
         if user.id is None:
             return Asker(None, known, History((), 0), None)
         history, cause = await self.histories.by(user.id, clock.half())
@@ -172,10 +178,13 @@ class Service:
                 unknown[item.id] = None
                 continue
             candidate = Candidate(item.id, description)
-            if description:
-                self.resolver.described(candidate, f"candidates.{position}")
-            if found.setdefault(item.id, candidate) != candidate:
+            before = found.setdefault(item.id, candidate)
+            if not description:
+                continue  # one that is described counts, before it or after it
+            self.resolver.described(candidate, f"candidates.{position}")
+            if before.description and before != candidate:
                 raise FieldError(f"candidates.{position}", "expected one description of an item, got two")
+            found[item.id] = candidate
         return found, [item for item in unknown if item not in found]  # unless it is described elsewhere in the request
 
     def _visit(self, request: Ask, asker: Asker, candidates: tuple[Candidate, ...]) -> Visit:

@@ -5,6 +5,7 @@ All keep the order of scores, but isotonic's flat steps turn different scores in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, get_args
@@ -116,14 +117,40 @@ def from_json(value: Mapping[str, Any]) -> Calibration:
             case "none":
                 return Identity()
             case "temperature":
-                return Temperature(float(value["temperature"]))
+                return Temperature(_positive(value["temperature"]))
             case "platt":
-                return Platt(float(value["slope"]), float(value["offset"]))
+                return Platt(_positive(value["slope"]), finite(value["offset"]))
             case "isotonic":
-                return Isotonic(tuple(map(float, value["knots"])), tuple(map(float, value["values"])))
+                return _isotonic(value["knots"], value["values"])
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"calibration: could not read {value!r}: {error!r}") from error
     raise ArtifactError(f"calibration: expected a name of {get_args(CalibrationName)}, got {value['name']!r}")
+
+
+def finite(value: Any) -> float:
+    """Return a number as it was written; raises ValueError for nan and infinities, which JSON's readers let through."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"expected a finite number, got {value!r}")
+    return number
+
+
+def _positive(value: Any) -> float:
+    number = finite(value)
+    if number <= 0:
+        raise ValueError(f"expected a number above 0, got {value!r}")
+    return number
+
+
+def _isotonic(knots: Any, values: Any) -> Isotonic:
+    fitted = Isotonic(tuple(map(finite, knots)), tuple(map(finite, values)))
+    if not fitted.knots or len(fitted.knots) != len(fitted.values):
+        raise ValueError("expected a value for each knot and at least one")
+    if list(fitted.knots) != sorted(fitted.knots) or list(fitted.values) != sorted(fitted.values):
+        raise ValueError("expected knots and values that rise")
+    if fitted.values[0] < 0 or fitted.values[-1] > 1:
+        raise ValueError("expected values in [0, 1]")
+    return fitted
 
 
 def _logistic(x: Array, label: Array, with_offset: bool) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from components.errors import ArtifactError
+from components.routing.calibration import finite
 from components.routing.signals import Array, Floats, entropy, logit, margin
 
 Rows = pd.DataFrame | Mapping[str, Array]
@@ -111,7 +112,7 @@ def router_from_json(value: Mapping[str, Any]) -> Router:
             case "margin":
                 return MarginRouter()
             case "gain":
-                return GainRouter(float(value["intercept"]), tuple(float(value["weights"][name]) for name in FEATURES))
+                return GainRouter(finite(value["intercept"]), tuple(finite(value["weights"][name]) for name in FEATURES))
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"router: could not read {value!r}: {error!r}") from error
     raise ArtifactError(f"router: expected a name of {get_args(RouterName)}, got {value['name']!r}")

@@ -45,7 +45,9 @@ class RedisStore:
     shared = True
 
     def __init__(self, uri: str) -> None:
+        """Raises ConfigError for an address that is none; the server is asked nothing yet, and may be away."""
         url, port, db = _parsed(uri)
+        self._durable = url.query == TRUSTED
         self._name = f"event store {url.scheme}://{url.hostname}:{port}/{db}"
         self._password = unquote(url.password or "")
         self._client = redis.Redis(
@@ -61,16 +63,18 @@ class RedisStore:
             decode_responses=True,
             protocol=2,
         )
-        try:
-            with self._reporting("ping"):
-                self._client.ping()
-            if url.query != TRUSTED:
-                self._check_durability()
-        except BaseException:
-            self.close()
-            raise
+
+    def require_durable(self) -> None:
+        """Raise ConfigError where the server would lose events, EventStoreError where it does not answer."""
+        if not self._durable:
+            self._check_durability()
+            self._durable = True
 
     def append(self, event: Event) -> bool:
+        try:
+            self.require_durable()
+        except ConfigError as error:  # it may be mended while this process runs
+            raise EventStoreError(str(error)) from None
         fields = [event.event_id, event.user_id, event.item_id, float(event.rating) + 0.0, event.timestamp_s]  # -0.0 is 0.0
         content = json.dumps(fields, ensure_ascii=False)
         digest = hashlib.sha256(content.encode()).hexdigest()

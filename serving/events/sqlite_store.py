@@ -62,6 +62,9 @@ class SqliteStore:
             self._prepare()
             self._file = self._path.stat()
 
+    def require_durable(self) -> None:
+        """Its file was opened so."""
+
     def append(self, event: Event) -> bool:
         with self._writing(), self._connection("append") as connection:
             _begin(connection)

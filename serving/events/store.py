@@ -59,6 +59,10 @@ class EventStore(Protocol):
         """Whether replicas on several nodes see the same events."""
         ...
 
+    def require_durable(self) -> None:
+        """Raise ConfigError where an acknowledged event could be lost, EventStoreError where that can't be told now."""
+        ...
+
     def append(self, event: Event) -> bool:
         """Return True once the event is durable, False where this very event was stored before.
 
@@ -76,7 +80,7 @@ class EventStore(Protocol):
 
 
 def open_store(uri: str) -> EventStore:
-    """Open the store at this address and make what it lacks; raises ConfigError and EventStoreError."""
+    """Open the store at this address and make what it lacks; raises ConfigError, and EventStoreError for a file that can't be one."""
     if uri.startswith(REDIS):
         from serving.events.redis_store import RedisStore
 
@@ -87,6 +91,20 @@ def open_store(uri: str) -> EventStore:
         return SqliteStore(uri)
     scheme, mark, _ = uri.partition("://")  # what follows may be a password
     raise ConfigError(f"address of the event store: {EXPECTED}; received {f'the scheme {scheme!r}' if mark else 'no scheme'}")
+
+
+def check_store(uri: str) -> None:
+    """Raise ConfigError for an address that is none or a server that would lose events, EventStoreError where no server answers.
+
+    A file is left to the machine that serves.
+    """
+    if uri.startswith(SQLITE):
+        return
+    store = open_store(uri)
+    try:
+        store.require_durable()
+    finally:
+        store.close()
 
 
 def conflict(event: Event) -> EventConflict:

@@ -101,9 +101,10 @@ class Called(Running):
         return response.json()
 
 
-def build(ensemble: Path, events: Path, access: Access, **settings: Any) -> tuple[FastAPI, Service, LlmStandIn]:
-    """Return the application on the artifact `ensemble/`, with its parts; events go to a file at `events`."""
-    arguments = Arguments(model=str(ensemble), events=f"sqlite:///{events}", **settings)
+def build(ensemble: Path, events: Path | str, access: Access, **settings: Any) -> tuple[FastAPI, Service, LlmStandIn]:
+    """Return the application on the artifact `ensemble/`, with its parts; `events` is the path of a file or the address of a Redis."""
+    events = events if isinstance(events, str) else f"sqlite:///{events}"
+    arguments = Arguments(model=str(ensemble), events=events, **settings)
     model = resolve(str(ensemble))
     llm = LlmStandIn(LlmArm.load(str(ensemble), MAX_BATCH_TOKENS), model.version)
     service = Service(model, arguments, cast(DeploymentHandle, llm), None)
@@ -112,7 +113,7 @@ def build(ensemble: Path, events: Path, access: Access, **settings: Any) -> tupl
 
 @contextlib.contextmanager
 def called(
-    ensemble: Path, events: Path, key: bytes | None = None, docs: bool = True, own_names: bool = False, **settings: Any
+    ensemble: Path, events: Path | str, key: bytes | None = None, docs: bool = True, own_names: bool = False, **settings: Any
 ) -> Iterator[Called]:
     """Answer calls from this process; an error that nobody handled is raised where the call was made."""
     app, service, llm = build(ensemble, events, Access(key, docs, own_names), **settings)

@@ -67,6 +67,19 @@ def test_queues_are_bounded_and_what_is_refused_may_be_tried_again(ensemble: Pat
     }
 
 
+def test_a_new_version_starts_beside_the_old_one_but_for_an_llm_whose_gpu_is_not_spare(ensemble: Path) -> None:
+    surges = [
+        {name: each._deployment_config.max_surge_percent for name, each in built(ensemble, crm_replicas="1", **settings).items()}
+        for settings in ({}, {"llm_surge": "false"})
+    ]
+    assert surges == [{"Ingress": 100, "Llm": 100, "Crm": 100}, {"Ingress": 100, "Llm": 0, "Crm": 100}]
+
+
+def test_a_process_that_stops_has_time_for_the_longest_deadline(ensemble: Path) -> None:
+    found = built(ensemble, crm_replicas="1")
+    assert {each._deployment_config.graceful_shutdown_timeout_s for each in found.values()} == {65.0}
+
+
 def test_an_upper_bound_below_the_lower_is_refused(ensemble: Path) -> None:
     with pytest.raises(ValueError, match=r"llm_max_replicas: expected 0, or at least llm_replicas \(3\), got 2"):
         built(ensemble, llm_replicas="3", llm_max_replicas="2")

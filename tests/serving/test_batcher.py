@@ -32,7 +32,7 @@ def test_an_idle_model_computes_at_once_and_what_comes_meanwhile_is_computed_tog
     slow = Slow()
 
     async def run() -> list[int]:
-        batcher = Batcher(slow, 3)
+        batcher = Batcher(slow, 3, abs, 100)
         asked = [asyncio.create_task(batcher.ask(0))]
         await begun(slow)
         for number in range(1, 6):  # one after the other, as from clients of their own
@@ -51,7 +51,7 @@ def test_one_question_that_fails_leaves_the_others_their_answers() -> None:
     slow.may.set()
 
     async def run() -> list[int | BaseException]:
-        batcher = Batcher(slow, 8)
+        batcher = Batcher(slow, 8, abs, 100)
         return await asyncio.gather(*(batcher.ask(number) for number in (1, 13, 2)), return_exceptions=True)
 
     one, failure, two = asyncio.run(run())
@@ -66,7 +66,7 @@ def test_after_an_error_of_all_it_goes_on() -> None:
         return list(questions)
 
     async def run() -> int:
-        batcher = Batcher(compute, 8)
+        batcher = Batcher(compute, 8, abs, 100)
         for _ in range(2):
             with pytest.raises(RuntimeError, match="no answer today"):
                 await batcher.ask(0)
@@ -79,7 +79,7 @@ def test_a_question_whose_asker_left_is_not_computed() -> None:
     slow = Slow()
 
     async def run() -> int:
-        batcher = Batcher(slow, 8)
+        batcher = Batcher(slow, 8, abs, 100)
         first = asyncio.create_task(batcher.ask(1))
         await begun(slow)
         gone, last = asyncio.create_task(batcher.ask(2)), asyncio.create_task(batcher.ask(3))
@@ -98,7 +98,7 @@ def test_it_says_for_how_long_a_batch_computes() -> None:
     slow = Slow()
 
     async def run() -> None:
-        batcher = Batcher(slow, 8)
+        batcher = Batcher(slow, 8, abs, 100)
         assert batcher.running_s() is None
         asked = asyncio.create_task(batcher.ask(1))
         await begun(slow)
@@ -112,3 +112,15 @@ def test_it_says_for_how_long_a_batch_computes() -> None:
         assert batcher.running_s() is None
 
     asyncio.run(run())
+
+
+def test_questions_that_are_large_together_are_computed_one_after_the_other() -> None:
+    slow = Slow()
+    slow.may.set()
+
+    async def run() -> list[int]:
+        batcher = Batcher(slow, 3, abs, 10)
+        return await asyncio.gather(*(batcher.ask(number) for number in (4, 6, 1, 50, 2, 3, 4, 0)))
+
+    assert asyncio.run(run()) == [8, 12, 2, 100, 4, 6, 8, 0]
+    assert slow.batches == [[4, 6], [1], [50], [2, 3, 4], [0]]

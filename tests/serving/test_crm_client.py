@@ -56,7 +56,7 @@ def expected(arm: CrmArm) -> Scores:
 def ask(arm: CrmArm, *answers: Any, patience_s: float = 0.05) -> list[tuple[Scores, str | None]]:
     """Ask once for each answer; None never comes."""
     left = list(answers)
-    client = CrmClient(arm, Guarded(lambda visit, timeout_s: Response(left.pop(0)), CircuitBreaker(2, 60.0), patience_s))
+    client = CrmClient(arm, Guarded("the CRM", lambda visit, timeout_s: Response(left.pop(0)), CircuitBreaker(2, 60.0), patience_s, print))
 
     async def run() -> list[tuple[Scores, str | None]]:
         visit = arm.resolver.resolve(VISIT)

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.serving.events.servers import RedisServer
 from tests.serving.http_server import Called, called
 from tests.serving.test_bad_input import MARK, refused
 
@@ -108,3 +109,19 @@ def test_without_its_store_an_event_is_not_taken_and_the_prepared_histories_are_
     assert score(fresh, "u0") == before
     assert fresh.post("/v1/score", body | candidates | {"user": {"id": "nobody"}})["unknown_user"]
     assert not fresh.post("/v1/score", body | candidates | {"user": {"history": []}})["degraded"], "nothing was to be read"
+
+
+def test_a_store_that_is_away_at_the_start_is_used_once_it_is_there(ensemble: Path, tmp_path: Path) -> None:
+    redis = RedisServer(tmp_path / "redis").start()
+    redis.kill()
+    try:
+        with called(ensemble, redis.uri, deadline_ms=30_000) as endpoint:
+            body = {"user": {"id": "u0"}, "candidates": [{"id": "i0"}]}
+            assert endpoint.post("/v1/score", body)["degraded_cause"] == "events_unavailable"
+            refused(endpoint.client.post("/v1/events", json=event()), 503, None)
+            redis.start()
+            assert endpoint.post("/v1/events", event())["stored"]
+            assert not endpoint.post("/v1/score", body)["degraded"]
+            assert endpoint.client.get("/v1/users/u0").json()["history"][-1]["item_id"] == "i5"
+    finally:
+        redis.kill()

@@ -41,8 +41,8 @@ class Recording(Metrics):
         super().started()
         self.ongoing += 1
 
-    def finished(self, endpoint: str, status: int, arm: str, latency_ms: float, breaker: str) -> None:
-        super().finished(endpoint, status, arm, latency_ms, breaker)
+    def finished(self, endpoint: str, status: int, arm: str, latency_ms: float) -> None:
+        super().finished(endpoint, status, arm, latency_ms)
         self.ongoing -= 1
         self.finishes.append((endpoint, status, arm))
 
@@ -334,6 +334,7 @@ def test_every_answer_is_counted_by_route_status_and_arm(counted: Called) -> Non
 def test_failures_of_the_llm_are_counted_by_their_cause(counted: Called) -> None:
     counted.llm.fails = True
     counted.client.post("/v1/score", json={**SCORE, "threshold": "-inf"})
+    assert recorded(counted.service).finishes == [("/v1/score", 200, "fallback")], "apart from answers that nobody waited for"
     assert recorded(counted.service).failures == ["llm_unavailable"]
     assert recorded(counted.service).fallbacks == ["llm_unavailable"]
 

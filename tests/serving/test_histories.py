@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pandas as pd
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -13,7 +13,7 @@ from serving.events.store import Event, Latest
 from serving.histories import History, UserHistories, given
 
 USERS = {"ann": 0, "bob": 1}
-ITEMS = pd.DataFrame({"item_id": ["a", "b", "c", "d"]})
+ITEMS = np.array(["a", "b", "c", "d"], object)
 # Ann rated seven items, the last ones b and a, the very last at 100 s; of Bob there is no sample.
 PREPARED = Histories(
     pa.table(
@@ -46,7 +46,7 @@ class Events:
             return Latest((), 0)
         return Latest(tuple(self._events[len(self._events) - min(limit, len(self._events)) :]), len(self._events))
 
-    def ping(self) -> None: ...
+    def require_durable(self) -> None: ...
 
     def close(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Histories read from a real Redis that freezes: requests go on with what was prepared."""
+"""Histories read from a real Redis that freezes, and from a disk that stalls: requests go on with what was prepared."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from serving.breaker import CircuitBreaker
-from serving.events.store import Event, open_store
+from serving.events.store import Event, Latest, open_store
 from serving.histories import History, UserHistories
-from serving.history_reader import AWAY, HistoryReader
+from serving.history_reader import AWAY, SLOW_S, HistoryReader
 from tests.serving.events.servers import RedisServer
-from tests.serving.test_histories import ITEMS, PREPARED, user_row
+from tests.serving.test_histories import ITEMS, PREPARED, Events, user_row
 
 OLD, NEW = (("b", 2.0), ("a", 5.0)), ("c", 3.0)
 SOON_S = 0.2
@@ -30,7 +30,7 @@ def test_a_store_that_freezes_costs_a_bounded_time_and_then_none(redis: RedisSer
         store = open_store(redis.uri)
         store.append(Event("e1", "ann", "c", 3.0, 200))
         breaker = CircuitBreaker(2, 0.5)
-        reader = HistoryReader(UserHistories(user_row, ITEMS, PREPARED, store, 4), store, breaker, SOON_S)
+        reader = HistoryReader(UserHistories(user_row, ITEMS, PREPARED, store, 4), store, breaker, SOON_S, print)
 
         async def read() -> tuple[History, str | None, float]:
             started_s = time.monotonic()
@@ -52,3 +52,36 @@ def test_a_store_that_freezes_costs_a_bounded_time_and_then_none(redis: RedisSer
         asyncio.run(run())
     finally:
         redis.kill()
+
+
+class Stalling(Events):
+    """A file of this machine, on a disk that stalls when it is told."""
+
+    shared, takes_s = False, 0.0
+
+    def latest(self, user_id: str, limit: int) -> Latest:
+        time.sleep(self.takes_s)
+        return super().latest(user_id, limit)
+
+
+def test_a_disk_that_stalls_holds_up_one_read_and_then_nobody_else() -> None:
+    store = Stalling("ann", [("c", 3.0, 200)])
+    reader = HistoryReader(UserHistories(user_row, ITEMS, PREPARED, store, 4), store, CircuitBreaker(2, 0.5), SOON_S, print)
+
+    async def run() -> None:
+        whole = await reader.of("ann")
+        store.takes_s = 2 * SLOW_S
+        assert await reader.by("ann", time.monotonic() + 10) == (whole, None), "it waits for this one: only now it is known"
+        store.takes_s = 2 * SOON_S
+        reading = asyncio.create_task(reader.by("ann", time.monotonic() + SOON_S))
+        started_s = time.monotonic()
+        await asyncio.sleep(0.001)
+        assert time.monotonic() - started_s < SOON_S, "others go on"
+        assert await reading == (History(OLD, 7), AWAY)
+        store.takes_s = 0.0
+        await asyncio.sleep(2 * SOON_S)
+        for _ in range(2):
+            assert await reader.by("ann", time.monotonic() + 10) == (whole, None)
+        assert not reader._is_slow
+
+    asyncio.run(run())

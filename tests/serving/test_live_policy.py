@@ -8,11 +8,16 @@ from typing import Any
 import pytest
 
 from components.errors import ArtifactError
+from components.routing.calibration import Identity
 from serving.live_policy import LivePolicy
 from tests.serving.ensembles import POLICY
 from tests.serving.http_server import Called
 
 SHIPPED = POLICY.to_json()
+
+
+def isotonic(knots: list[float], values: list[float]) -> dict[str, Any]:
+    return {"name": "isotonic", "knots": knots, "values": values}
 
 
 def live() -> tuple[LivePolicy, list[bool]]:
@@ -55,6 +60,13 @@ def test_a_policy_and_a_threshold_go_together() -> None:
         ({"policy": {**SHIPPED, "router": 5}}, "router: could not read 5"),
         ({"policy": {**SHIPPED, "threshold": "much"}}, "a number could not be read"),
         ({"policy": {**SHIPPED, "crm_calibration": {"name": "isotonik"}}}, ""),
+        ({"policy": {**SHIPPED, "crm_calibration": isotonic([], [])}}, "a value for each knot and at least one"),
+        ({"policy": {**SHIPPED, "crm_calibration": isotonic([0.1, 0.9], [0, 5])}}, "expected values in [0, 1]"),
+        ({"policy": {**SHIPPED, "llm_calibration": {"name": "temperature", "temperature": 0}}}, "expected a number above 0, got 0"),
+        (
+            {"policy": {**SHIPPED, "crm_calibration": {"name": "platt", "slope": math.nan, "offset": 0}}},
+            "expected a finite number, got nan",
+        ),
         ({"policy": {**SHIPPED, "max_llm_share": 7}}, "expected weight and shares"),
         ({"policy": {**SHIPPED, "merge": ["mix"]}}, "expected merge of"),
         ("threshold", ""),
@@ -76,6 +88,14 @@ def test_a_wrong_one_is_refused_and_the_one_before_stays(config: Any, words: str
 def test_the_policy_of_a_damaged_model_is_no_policy() -> None:
     with pytest.raises(ArtifactError, match="expected the keys"):
         LivePolicy({}, print)
+
+
+def test_a_policy_whose_answers_are_no_probabilities_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever reading it overlooked: it is tried before it is in force."""
+    one, _ = live()
+    monkeypatch.setattr(Identity, "apply", lambda self, p: 3 * p)
+    one.take({})
+    assert (one.policy, one.refusal) == (POLICY, "user_config: policy: expected answers in [0, 1], got 0 to 3")
 
 
 def test_a_refusal_is_shown_beside_the_policy_in_force(http: Called) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,12 +16,12 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 
 from components.features.visit import Candidate, Visit
 from serving.breaker import CircuitBreaker
-from serving.guarded import OTHER_VERSION, Guarded
+from serving.guarded import OTHER_VERSION, Guarded, UnansweredError, to_deployment
 from serving.llm_client import LlmClient
 from serving.router import LlmFailureError
 
 VISIT = Visit("u", {}, (), 0, (Candidate("a"), Candidate("b")))
-PATIENCE_S = 0.02
+PATIENCE_S = 0.06
 NEVER = object()
 
 
@@ -98,10 +100,8 @@ def task_error(cause: BaseException) -> RayTaskError:
 def client(handle: Any, failures: int = 1, clock: Clock | None = None) -> tuple[LlmClient, list[str]]:
     causes: list[str] = []
     clock = clock or Clock()
-    return LlmClient(
-        Guarded(lambda visit, timeout_s: handle.remote(visit, "v1", timeout_s), CircuitBreaker(failures, 5.0, clock), PATIENCE_S, clock),
-        causes.append,
-    ), causes
+    breaker = CircuitBreaker(failures, 5.0, clock)
+    return LlmClient(Guarded("the LLM", to_deployment(handle, "v1"), breaker, PATIENCE_S, print, clock), causes.append), causes
 
 
 def ask(one: LlmClient, timeout_s: float = 1.0) -> np.ndarray | str:
@@ -125,7 +125,7 @@ def test_the_answer_comes_as_doubles_in_the_order_of_the_candidates() -> None:
 @pytest.mark.parametrize(
     ("error", "cause", "state"),
     [
-        (BackPressureError(num_queued_requests=9, max_queued_requests=9), "llm_overloaded", "ready"),
+        (BackPressureError(num_queued_requests=9, max_queued_requests=9), "llm_overloaded", "unknown"),
         (task_error(ValueError("no")), "llm_error", "unavailable"),
         (task_error(KeyError("no")), "llm_error", "unavailable"),
         (task_error(asyncio.CancelledError()), "llm_error", "unavailable"),
@@ -171,7 +171,7 @@ def test_a_timeout_counts_from_the_patience_on_and_cancels_the_question() -> Non
     handle = Handle(NEVER, NEVER)
     one, causes = client(handle)
     assert ask(one, PATIENCE_S / 2) == "llm_timeout"
-    assert one.state == "ready"
+    assert one.state == "unknown"
     assert ask(one, PATIENCE_S) == "llm_timeout"
     assert (one.state, causes) == ("unavailable", ["llm_timeout"] * 2)
     assert [response.cancelled for response in handle.responses] == [True, True]
@@ -185,7 +185,7 @@ def test_clients_in_a_hurry_open_the_circuit_once_there_was_silence_for_as_long_
         assert ask(one, PATIENCE_S * 0.4) == "llm_timeout"
         states.append(one.state)
         clock.now_s += 1.0  # nobody asks: that is no silence
-    assert states == ["ready", "ready", "ready", "unavailable"]
+    assert states == ["unknown", "unknown", "unknown", "unavailable"]
 
 
 def test_an_answer_ends_the_silence() -> None:
@@ -208,7 +208,7 @@ def test_an_llm_of_another_version_is_not_mixed_in_and_not_to_blame(probing: boo
         ask(one)
         clock.now_s = 5.0
     assert ask(one) == causes[-1] == "llm_other_version"
-    assert one.state == ("recovering" if probing else "ready")
+    assert one.state == ("recovering" if probing else "unknown")
     assert np.array_equal(ask(one), [0.5, 0.5])
 
 
@@ -217,7 +217,7 @@ def test_without_time_the_llm_is_not_asked(timeout_s: float) -> None:
     handle = Handle()
     one, causes = client(handle)
     assert ask(one, timeout_s) == "deadline"
-    assert (handle.asked, one.state, causes) == ([], "ready", ["deadline"])
+    assert (handle.asked, one.state, causes) == ([], "unknown", ["deadline"])
 
 
 def test_behind_an_open_circuit_nobody_asks() -> None:
@@ -242,16 +242,112 @@ def test_a_probe_after_the_pause_brings_the_llm_back() -> None:
 
 def test_others_get_no_answer_while_the_probe_is_out() -> None:
     clock = Clock()
-    handle = Handle(RayActorError(), NEVER)
-    one, _ = client(handle, clock=clock)
+    one, _ = client(Handle(RayActorError(), NEVER), clock=clock)
     assert ask(one) == "llm_unavailable"
     clock.now_s = 5.0
 
     async def both() -> list[Any]:
-        return await asyncio.gather(one(VISIT, PATIENCE_S / 2), one(VISIT, PATIENCE_S / 2), return_exceptions=True)
+        found = await asyncio.gather(one(VISIT, PATIENCE_S / 2), one(VISIT, PATIENCE_S / 2), return_exceptions=True)
+        assert one.state == "recovering", "it has time left, though its client has none"
+        await asyncio.sleep(PATIENCE_S)
+        return found
 
     assert [str(error) for error in asyncio.run(both())] == ["llm_timeout", "circuit_open"]
-    assert one.state == "unavailable", "one in a hurry that gets no answer either begins a new pause, or each client would wait in turn"
+    assert one.state == "unavailable"
+
+
+class Steady:
+    """A deployment that takes its time, and answers."""
+
+    def __init__(self, takes_s: float) -> None:
+        self._takes_s = takes_s
+
+    def remote(self, visit: Visit, version: str, timeout_s: float) -> asyncio.Future[Any]:
+        return asyncio.ensure_future(asyncio.sleep(self._takes_s, [0.5, 0.5]))
+
+
+def opened(handle: Any) -> tuple[LlmClient, Clock]:
+    """Return a client whose circuit an earlier process of the LLM opened, after the pause."""
+    clock = Clock()
+    handles = [Handle(RayActorError()), handle]
+
+    class Replaced:
+        def remote(self, *arguments: Any) -> Any:
+            return (handles.pop(0) if len(handles) > 1 else handles[0]).remote(*arguments)
+
+    one, _ = client(Replaced(), clock=clock)
+    assert ask(one) == "llm_unavailable"
+    clock.now_s = 5.0
+    return one, clock
+
+
+def test_a_client_in_a_hurry_does_not_keep_a_well_llm_away_from_the_others() -> None:
+    one, _ = opened(Steady(PATIENCE_S / 2))
+
+    async def run() -> None:
+        with pytest.raises(LlmFailureError, match="llm_timeout"):
+            await one(VISIT, PATIENCE_S / 8)
+        await asyncio.sleep(PATIENCE_S)
+        assert one.state == "ready"
+        assert np.array_equal(await one(VISIT, 1.0), [0.5, 0.5])
+
+    asyncio.run(run())
+
+
+def test_a_patient_client_does_not_keep_the_others_from_trying() -> None:
+    one, clock = opened(Steady(PATIENCE_S * 6))
+
+    async def run() -> None:
+        patient = asyncio.create_task(one(VISIT, 60.0))
+        await asyncio.sleep(PATIENCE_S * 3)
+        assert one.state == "unavailable"
+        clock.now_s = 10.0
+        with pytest.raises(LlmFailureError, match="llm_timeout"):
+            await one(VISIT, PATIENCE_S)
+        assert np.array_equal(await patient, [0.5, 0.5])
+        assert one.state == "ready"
+
+    asyncio.run(run())
+
+
+def test_whatever_an_answer_does_to_its_reader_it_is_none_and_the_next_is_asked_for() -> None:
+    clock = Clock()
+    one = Guarded("the LLM", to_deployment(cast(Any, Handle(1, 2, 3)), "v1"), CircuitBreaker(1, 5.0, clock), PATIENCE_S, print, clock)
+
+    def read(found: int) -> int:
+        return found if found == 3 else 1 // 0
+
+    async def run() -> None:
+        for _ in range(2):
+            with pytest.raises(UnansweredError, match="invalid_output"):
+                await one.ask(VISIT, 1.0, read)
+            clock.now_s += 5.0
+        assert await one.ask(VISIT, 1.0, read) == 3
+
+    asyncio.run(run())
+
+
+def test_the_circuit_and_what_opened_it_are_in_the_log_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    clock, states = Clock(), list[str]()
+    handle = Handle(RayActorError(), RuntimeError("line\nline"), [0.5])
+    one = Guarded("the LLM", to_deployment(cast(Any, handle), "v1"), CircuitBreaker(1, 5.0, clock), PATIENCE_S, states.append, clock)
+
+    async def run() -> None:
+        for _ in range(3):
+            with contextlib.suppress(UnansweredError):
+                await one.ask(VISIT, 1.0, list)
+            clock.now_s += 5.0
+
+    with caplog.at_level(logging.WARNING, "ray.serve"):
+        asyncio.run(run())
+    assert [line.split(", ")[0] for line in caplog.messages] == [
+        "no answer of the LLM: unavailable",
+        "the circuit before the LLM is open",
+        "no answer of the LLM: error",
+        "the circuit before the LLM is closed",
+    ]
+    assert caplog.messages[2].endswith(r"RuntimeError('line\nline')")
+    assert states == ["closed", "open", "half_open", "open", "half_open", "closed"]
 
 
 @pytest.mark.parametrize("probing", [False, True])
@@ -273,5 +369,5 @@ def test_a_client_that_leaves_cancels_the_question_and_frees_the_probe(probing: 
     before = list(causes)
     asyncio.run(leave())
     assert handle.responses[-1].cancelled
-    assert (one.state, causes) == ("recovering" if probing else "ready", before)
+    assert (one.state, causes) == ("recovering" if probing else "unknown", before)
     assert np.array_equal(ask(one), [0.5, 0.5])

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from components.features.visit import Candidate, Visit
 from serving.arguments import Arguments
-from serving.deployments import Llm
+from serving.deployments import PART_CANDIDATES, Llm
 from serving.guarded import OTHER_VERSION
 from serving.metrics import LlmMetrics
 from serving.model import resolve
@@ -111,9 +112,33 @@ def test_what_nobody_waits_for_is_not_computed(llm: Llm, slow: Gate) -> None:
         return await asyncio.gather(*asked, return_exceptions=True)
 
     _, late, in_time = asyncio.run(run())
+    assert slow.calls == 2
     assert isinstance(late, TimeoutError)
     assert len(in_time) == 2
     assert llm._metrics.batches == [1, 1]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+MANY = replace(VISITS[0], candidates=tuple(Candidate(f"i{row % 24}", {"title": f"Story {row}"}) for row in range(PART_CANDIDATES + 50)))
+
+
+def test_many_candidates_are_answered_in_parts_as_they_are_together(llm: Llm) -> None:
+    found = asyncio.run(llm(MANY, VERSION, 60.0))
+    np.testing.assert_allclose(found, llm._arm.score([MANY])[0], atol=1e-6)
+    assert llm._metrics.batches == [1, 1]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_parts_that_are_left_are_not_computed_for_one_who_left(llm: Llm, slow: Gate) -> None:
+    async def run() -> None:
+        asked = asyncio.create_task(llm(MANY, VERSION, 60.0))
+        await begun(slow)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        slow.open.set()
+        assert len(await llm(VISITS[1], VERSION, 60.0)) == 2
+
+    asyncio.run(run())
+    assert slow.calls == 2, "the part that was begun, and who came next"
 
 
 def test_a_batch_that_never_ends_makes_the_process_ill(llm: Llm, slow: Gate) -> None:

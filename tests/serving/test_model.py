@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from components import artifacts
+from components import artifacts, storage
 from components.errors import ArtifactError
 from components.tracking import Tracking, open_tracker, register_ensemble
 from serving import pyfunc
@@ -69,6 +69,23 @@ def test_a_model_in_a_bucket_is_copied_to_each_machine_that_serves_it(bucket: st
     assert (found.uri, found.version) == (f"{bucket}/run/ensemble", "f2")
     assert Path(found.local(), "policy.json").is_relative_to(tmp_path)
     assert artifacts.read_json(artifacts.join(found.local(), "policy.json")) == {"threshold": 0.5}
+
+
+def test_a_process_starts_again_from_this_machines_copy_while_the_store_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    run = f"memory:///{tmp_path.name}/run"
+    deployed = resolve(make(run))
+    folder = deployed.local()
+    fs, path = storage.filesystem(run)
+    fs.rm(path, recursive=True)
+    assert deployed.local() == folder
+    make(run, "f2")
+    assert deployed.local() == folder, "it is the version that was deployed"
+    Path(folder, "policy.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"policy\.json is damaged"):
+        deployed.local()
+    with pytest.raises(ArtifactError, match=r"expected the version that was deployed, f3, at .*; got f2"):
+        Model(deployed.uri, "", "f3").local()
 
 
 def test_another_fingerprint_is_another_version(tmp_path: Path) -> None:
@@ -150,6 +167,22 @@ def test_a_registered_model_without_a_name_and_a_version_or_an_alias_is_refused(
     with pytest.raises(ArtifactError, match=f"^model: expected models:/NAME@ALIAS or models:/NAME/VERSION, got {re.escape(repr(uri))}$"):
         resolve(uri, f"sqlite:///{tmp_path}/none.db")
     assert not list(tmp_path.iterdir()), "looking for a model makes no store"
+
+
+def test_a_registered_model_is_read_from_where_it_lay_while_the_registry_is_away(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    first, second = (Model(f"models:/tandem/{number}", sqlite_uri(registry), f"tandem/{number}") for number in (1, 2))
+    folder = first.local()
+
+    def away(*_: object) -> str:
+        raise ArtifactError("the registry is away")
+
+    monkeypatch.setattr("serving.model.fetch_ensemble", away)
+    assert first.local() == folder
+    with pytest.raises(ArtifactError, match="the registry is away"):
+        second.local()
 
 
 @pytest.mark.parametrize("uri", ["models:/tandem@nobody", "models:/tandem/7", "models:/other@champion"])

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from components import artifacts
+from components.inventory import inventory
 from tests.end_to_end.command import ROOT
 from tests.nodes import RAY, free_ports, node, wait_for, with_token
 from tests.serving import ensembles
@@ -55,6 +57,9 @@ class Cluster:
         request = urllib.request.Request(f"{self.dashboard}/api/serve/applications/", headers={"Authorization": f"Bearer {token}"})
         with urllib.request.urlopen(request, timeout=30) as response:
             return json.load(response)["applications"]["tandem"]
+
+    def llm_message(self) -> str:
+        return self.status()["deployments"]["Llm"]["message"]
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +156,20 @@ def test_a_damaged_model_does_not_replace_one_that_works(deployed: Cluster) -> N
     assert not found.failures
     assert {answer.body["model_version"] for answer in found.answers} == {"seed-1"}
     assert deployed.status()["status"] == "DEPLOY_FAILED"
+    assert "crm/model.safetensors is damaged" in deployed.status()["message"]
+
+
+def test_an_llm_that_cannot_load_leaves_the_answers_to_the_version_before(deployed: Cluster) -> None:
+    broken = ensembles.make(deployed.temp / "broken", seed=3)
+    (broken / "prompts.json").write_text("{}")
+    manifest = broken / artifacts.MANIFEST
+    content = json.loads(manifest.read_text())
+    content["files"] = {name: entry for name, entry in inventory(str(broken)).items() if name != artifacts.MANIFEST}
+    manifest.write_text(json.dumps(content))
+    with load(deployed.endpoint, EVERYTHING, pause_s=PAUSE_S) as found:
+        deployed.deploy(broken, {})
+        deployed.endpoint.wait_until(lambda: len(deployed.endpoint.pids(":Ingress")) == 2, "the new ingress is there", 60)
+        deployed.endpoint.wait_until(lambda: "KeyError" in deployed.llm_message(), "its LLM can't load", 120)
+    assert found.statuses == {200}
+    assert not found.failures
+    assert {(answer.body["model_version"], answer.body["degraded"]) for answer in found.answers} == {("seed-1", False)}

@@ -12,7 +12,7 @@ import pytest
 
 from components.errors import ConfigError
 from components.features.visit import Candidate, Visit
-from components.routing.calibration import Identity, Platt
+from components.routing.calibration import Identity, Isotonic, Platt
 from components.routing.policy import Policy, crm_only
 from components.routing.router import EntropyRouter, MarginRouter
 from serving.router import PRIOR, RESERVE_S, Limits, LlmFailureError, Scored, choose, route
@@ -210,6 +210,16 @@ def test_where_neither_answers_the_prior_does() -> None:
 def test_a_crm_that_gives_nothing_still_gives_an_answer() -> None:
     found = answered(policy(math.inf), sure(), p_crm=[NAN] * 4)
     assert (found.score.tolist(), found.reason) == ([PRIOR] * 4, ["crm_failed"] * 4)
+
+
+def test_where_the_policy_makes_no_probability_the_crms_own_answers() -> None:
+    wild = Policy(
+        MarginRouter(), -0.2, "replace", 1.0, Isotonic((0.4, 0.6), (0.4, 4.0)), Isotonic((0.3, 0.7), (NAN, 0.8)), "candidate", 1.0, 0.5
+    )
+    found = answered(wild, sure())
+    assert found.score.tolist() == [0.8, 0.9, 0.4, 0.4]
+    assert found.arm.tolist() == ["llm", "crm", "crm", "crm"]
+    assert found.degraded_cause == "policy_invalid_output"
 
 
 def test_an_error_that_is_no_failure_of_the_llm_is_not_hidden() -> None:

@@ -99,6 +99,12 @@ def test_an_unknown_user_is_marked_and_gets_what_a_nameless_one_gets(http: Calle
     assert scores(answer) != scores(ask(http, SCALE, "u0"))
 
 
+@pytest.mark.parametrize("more", [{"profile": {"mood": "mood 1"}}, {"history": [{"item_id": "i3", "rating": 5.0}]}])
+def test_a_stranger_who_is_described_is_not_unknown(http: Called, more: dict[str, Any]) -> None:
+    assert not ask(http, ["i0"], {"id": "nobody", **more})["unknown_user"]
+    assert ask(http, ["i0"], {"id": "nobody", **dict.fromkeys(more, [] if "history" in more else {})})["unknown_user"]
+
+
 def test_a_history_without_a_name_is_read(http: Called) -> None:
     history = [{"item_id": "i3", "rating": 5.0}, {"item_id": "i4", "rating": 2.0}]
     answer = ask(http, SCALE, {"history": history}, threshold="-inf")
@@ -152,6 +158,16 @@ def test_a_described_item_is_scored_and_another_description_changes_only_it(http
     assert first[0] == pytest.approx(second[0], abs=1e-6)
     assert abs(first[1] - second[1]) > 1e-6
     assert abs(first[2] - second[2]) > 1e-6
+
+
+@pytest.mark.parametrize("item", ["i3", "new"])
+def test_where_an_item_is_named_and_described_the_description_counts(http: Called, item: str) -> None:
+    described = {"id": item, "title": "Another story", "genre": "genre 0"}
+    (expected,) = scores(ask(http, [described], threshold="-inf"))
+    for items in ([item, described], [described, item]):
+        answer = ask(http, items, threshold="-inf")
+        assert (ids(answer), answer["unknown_items"]) == ([item, item], [])
+        assert scores(answer) == pytest.approx([expected, expected], abs=1e-6)
 
 
 def test_a_description_that_says_what_is_known_changes_nothing(http: Called) -> None:

@@ -108,7 +108,19 @@ def test_a_calibration_read_back_from_json_is_the_same(name: CalibrationName) ->
     assert (again.apply(p) == fitted.apply(p)).all()
 
 
-@pytest.mark.parametrize("value", [{"name": "beta"}, {}, {"name": "platt", "slope": 1}, {"name": "platt", "slope": "x", "offset": 0}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *({"name": "beta"}, {}, {"name": "platt", "slope": 1}, {"name": "platt", "slope": "x", "offset": 0}),
+        *({"name": "platt", "slope": slope, "offset": 0.0} for slope in (0.0, -1.0, np.nan, np.inf)),
+        {"name": "platt", "slope": 1.0, "offset": np.nan},
+        *({"name": "temperature", "temperature": temperature} for temperature in (0.0, -1.0, np.nan, np.inf)),
+        *({"name": "isotonic", "knots": knots, "values": [0.2, 0.4]} for knots in ([], [0.1], [0.2, 0.1], [0.1, np.nan], 5)),
+        *({"name": "isotonic", "knots": [0.1, 0.2], "values": values} for values in ([0.4, 0.2], [-0.1, 0.5], [0.5, 1.1], [0.5, np.inf])),
+        {"name": "isotonic", "knots": [], "values": []},
+    ],
+    ids=str,
+)
 def test_json_that_is_no_calibration_is_refused(value: dict[str, object]) -> None:
     with pytest.raises(ArtifactError):
         calibration.from_json(value)

@@ -60,7 +60,15 @@ def test_a_router_read_back_from_json_is_the_same(one: router.Router) -> None:
     assert router.router_from_json(json.loads(json.dumps(one.to_json()))) == one
 
 
-@pytest.mark.parametrize("value", [{}, {"name": "oracle"}, {"name": "gain", "intercept": 0, "weights": {"entropy": 1}}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *({}, {"name": "oracle"}, {"name": "gain", "intercept": 0, "weights": {"entropy": 1}}),
+        {"name": "gain", "intercept": np.nan, "weights": dict.fromkeys(router.FEATURES, 1.0)},
+        {"name": "gain", "intercept": 0.0, "weights": dict.fromkeys(router.FEATURES, np.inf)},
+    ],
+    ids=str,
+)
 def test_json_that_is_no_router_is_refused(value: dict[str, object]) -> None:
     with pytest.raises(ArtifactError):
         router.router_from_json(value)

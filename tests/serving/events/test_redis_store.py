@@ -1,4 +1,4 @@
-"""The Redis store: durability at opening, a server that is killed, hangs or refuses, and no password in any message."""
+"""The Redis store: durability before the first append, a server that is killed, hangs or refuses, and no password in any message."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from components.errors import ConfigError
-from serving.events import Event, EventStoreError, Latest, open_store
+from serving.events import Event, EventStoreError, Latest, check_store, open_store
 from serving.events import redis_store as module
 from tests.serving.events.servers import DURABLE, PASSWORD, RedisServer, event, free_port
 
@@ -59,42 +59,52 @@ def test_a_redis_that_would_lose_events_is_refused_unless_trusted_or_mended(star
         ("maxmemory-policy", "noeviction", "allkeys-lru"),
     ):
         server.client.config_set(name, received)
-        with pytest.raises(ConfigError) as caught:
-            open_store(server.uri)
-        assert str(caught.value) == (
-            f"event store {server.uri} would lose events: expected {name} {expected}, received {received}; "
-            f"set it with `redis-cli CONFIG SET {name} {expected}` and in redis.conf"
-        )
-        for address in (f"{server.uri}?durability=trusted", server.uri):
-            store = open_store(address)
-            assert store.append(event(f"{name} {address}"))
-            store.close()
-            server.client.config_set(name, expected)
+        store, trusting = open_store(server.uri), open_store(f"{server.uri}?durability=trusted")
+        with pytest.raises(ConfigError) as known:
+            check_store(server.uri)
+        with pytest.raises(EventStoreError) as met:
+            store.append(event(name))
+        for caught in (known, met):
+            assert str(caught.value) == (
+                f"event store {server.uri} would lose events: expected {name} {expected}, received {received}; "
+                f"set it with `redis-cli CONFIG SET {name} {expected}` and in redis.conf"
+            )
+        assert store.latest("u1", 1) == trusting.latest("u1", 1), "what is there may be read"
+        assert trusting.append(event(f"{name} trusted"))
+        server.client.config_set(name, expected)
+        assert store.append(event(name))
+        for one in (store, trusting):
+            one.close()
 
 
 def test_a_redis_that_forbids_config_is_accepted_only_when_trusted(start_redis: Start) -> None:
     server = start_redis(*DURABLE, "--rename-command", "CONFIG", "")
     with pytest.raises(ConfigError, match=r"expected an answer to CONFIG GET appendonly, .* add \?durability=trusted"):
-        open_store(server.uri)
+        check_store(server.uri)
+    check_store(f"{server.uri}?durability=trusted")
     store = open_store(f"{server.uri}?durability=trusted")
     assert store.append(event())
     store.close()
 
 
-def test_a_stopped_server_is_an_error_at_once_and_its_return_is_noticed(start_redis: Start) -> None:
+def test_a_server_that_is_away_is_an_error_at_once_and_its_return_is_noticed(start_redis: Start) -> None:
     server = start_redis()
     store = open_store(server.uri)
     store.append(event())
     server.kill()
     started_s = time.monotonic()
-    for action in (lambda: store.append(event("e2")), lambda: store.latest("u1", 1), lambda: open_store(server.uri)):
-        with pytest.raises(EventStoreError, match=f"event store {server.uri}: (append|reading|ping) failed: ConnectionError"):
+    late = open_store(server.uri)
+    for action in (lambda: store.append(event("e2")), lambda: late.append(event("e2")), lambda: late.latest("u1", 1)):
+        with pytest.raises(EventStoreError, match=f"event store {server.uri}: (append|check|reading) failed: ConnectionError"):
             action()
+    with pytest.raises(EventStoreError, match="check failed: ConnectionError"):
+        check_store(server.uri)
     assert time.monotonic() - started_s < 2
     server.start()
-    assert store.latest("u1", 1) == Latest((event(),), 1)
-    assert store.append(event("e2"))
-    store.close()
+    for number, one in enumerate((store, late)):
+        assert one.latest("u1", 1).events == (event(f"e{number + 1}"),)
+        assert one.append(event(f"e{number + 2}"))
+        one.close()
 
 
 def test_a_server_that_hangs_costs_one_timeout(start_redis: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,11 +167,11 @@ def test_the_password_is_used_and_never_shown(start_redis: Start, caplog: pytest
     assert store.append(event())
     server.client.config_set("appendfsync", "everysec")
     with pytest.raises(ConfigError, match=f"event store redis://{place} would lose events") as refused:
-        open_store(address)
+        check_store(address)
     with pytest.raises(EventStoreError, match="AuthenticationError") as wrong:
-        open_store(f"redis://me:hidden@{place}")
+        check_store(f"redis://me:hidden@{place}")
     with pytest.raises(EventStoreError, match="AuthenticationError") as absent:
-        open_store(f"redis://{place}")
+        check_store(f"redis://{place}")
     server.kill()
     with pytest.raises(EventStoreError, match=f"event store redis://{place}: reading failed: ConnectionError") as away:
         store.latest("u1", 1)
@@ -184,7 +194,7 @@ def test_a_server_that_repeats_the_password_is_not_quoted(monkeypatch: pytest.Mo
 
 def test_tls_is_spoken_to_rediss_alone(empty_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TIMEOUT_S", 0.3)
-    with pytest.raises(EventStoreError, match=f"event store rediss://127.0.0.1:{empty_redis.port}/0: ping failed"):
-        open_store(empty_redis.uri.replace("redis://", "rediss://"))
-    with pytest.raises(EventStoreError, match="ping failed"):
-        open_store(f"redis://{'x' * 70}:{free_port()}")
+    with pytest.raises(EventStoreError, match=f"event store rediss://127.0.0.1:{empty_redis.port}/0: check failed"):
+        check_store(empty_redis.uri.replace("redis://", "rediss://"))
+    with pytest.raises(EventStoreError, match="check failed"):
+        check_store(f"redis://{'x' * 70}:{free_port()}")
