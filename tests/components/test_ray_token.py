@@ -31,8 +31,8 @@ def mode(path: Path) -> int:
 
 def test_a_cluster_of_ones_own_asks_for_a_token_that_nobody_else_can_read(home: Path) -> None:
     ray_token.own_cluster()
-    path = home / ".ray" / "auth_token"
-    assert os.environ["RAY_AUTH_MODE"] == "token"
+    path = home / ".ray" / "tandem_token"
+    assert (os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"]) == ("token", str(path))
     assert re.fullmatch(r"[0-9a-f]{64}", path.read_text())
     assert (mode(path), mode(path.parent)) == (0o600, 0o700)
     assert list(path.parent.iterdir()) == [path]
@@ -50,8 +50,21 @@ def test_a_token_that_others_could_read_is_kept_and_closed(home: Path) -> None:
 def test_runs_that_start_at_once_share_one_token(home: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: ray_token.own_cluster(), range(32)))
-    assert [path.name for path in (home / ".ray").iterdir()] == ["auth_token"]
-    assert len((home / ".ray" / "auth_token").read_text()) == 64
+    assert [path.name for path in (home / ".ray").iterdir()] == ["tandem_token"]
+    assert len((home / ".ray" / "tandem_token").read_text()) == 64
+
+
+def test_a_ray_that_is_started_by_hand_after_a_run_asks_for_no_token(home: Path) -> None:
+    ray_token.own_cluster()
+    assert not (home / ".ray" / "auth_token").exists()  # where Ray finds one it asks for it, of whoever submits a job as well
+
+
+def test_a_process_that_joins_a_cluster_that_a_run_started_shows_its_token(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray_token.own_cluster()
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name)
+    ray_token.other_cluster()
+    assert (os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"]) == ("token", str(home / ".ray" / "tandem_token"))
 
 
 def test_a_ray_that_asks_nobody_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +75,7 @@ def test_a_ray_that_asks_nobody_is_not_started(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_home_that_takes_no_token_is_named(home: Path) -> None:
     (home / ".ray").write_text("no folder")
-    with pytest.raises(ConfigError, match=f"{home}/.ray/auth_token: expected a place for Ray's token, .*; or set RAY_AUTH_TOKEN or"):
+    with pytest.raises(ConfigError, match=f"{home}/.ray/tandem_token: expected a place for Ray's token, .*; or set RAY_AUTH_TOKEN or"):
         ray_token.own_cluster()
 
 

@@ -263,7 +263,7 @@ def test_http_listens_on_loopback_and_no_other_port_does_a_strangers_bidding(end
 
 def test_the_tokens_are_private_and_in_no_log_record_or_command_line(demo: FinishedRun, endpoint: Served) -> None:
     for home in (demo.temp, endpoint.log.parent):
-        file = home / ".ray" / "auth_token"
+        file = home / ".ray" / "tandem_token"
         assert file.stat().st_mode & 0o777 == 0o600
         token = file.read_bytes()
         assert len(token) == 64
