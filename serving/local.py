@@ -98,7 +98,8 @@ def serve(model: str, host: str, port: int, settings: dict[str, str]) -> None:
         _deploy(application)
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped either way, requests in flight are answered first
         print(f"metrics for Prometheus: http://{HOST}:{ray.nodes()[0]['MetricsExportPort']}/metrics")
-        print(f"what goes wrong is written to {session.address_info['session_dir']}/logs/serve")
+        folder = session.address_info["session_dir"]  # pyright: ignore[reportAttributeAccessIssue]
+        print(f"what goes wrong is written to {folder}/logs/serve")
         print(f"serving {model} on http://{origin(host, port)}  (the page: /{docs}   stop: Ctrl-C)", flush=True)
         while True:
             time.sleep(1)
