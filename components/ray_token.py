@@ -12,8 +12,8 @@ from components.errors import ConfigError
 
 MODE = "RAY_AUTH_MODE"
 GIVEN, GIVEN_FILE = "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"  # in the place of the file in the home, in this order
-RAYS_FILE = "auth_token"  # in ~/.ray: where there is one, each cluster that is started asks for it
-OWN_FILE = "tandem_token"  # beside it: made here, so that whoever starts a Ray by hand afterwards finds it as before
+# Beside the file in the home: where that one exists, Ray asks for it in every cluster that anybody starts by hand.
+OWN_FILE = "tandem_token"
 
 
 def own_cluster() -> None:
@@ -32,8 +32,8 @@ def own_cluster() -> None:
             _create(path)
         except OSError as error:
             raise ConfigError(f"{path}: expected a place for Ray's token, {error.strerror}; or set {GIVEN} or {GIVEN_FILE}") from error
+        os.environ[GIVEN_FILE] = str(path)
     _keep_private(path)
-    _tell_ray(path)
 
 
 def other_cluster() -> None:
@@ -44,22 +44,13 @@ def other_cluster() -> None:
     available = bool(os.environ.get(GIVEN)) or token_file().exists()
     if available:
         os.environ.setdefault(MODE, "token")
-        _tell_ray(token_file())
     elif os.environ.get(MODE, "").lower() == "token":
         raise ConfigError(f"{MODE} is token: expected the cluster's token in {token_file()} or in {GIVEN}, found none")
 
 
 def token_file() -> Path:
     """Return where the token lies, unless the environment holds it."""
-    home = Path.home() / ".ray"
-    own = home / OWN_FILE
-    return Path(os.environ.get(GIVEN_FILE) or (own if own.exists() and not (home / RAYS_FILE).exists() else home / RAYS_FILE))
-
-
-def _tell_ray(path: Path) -> None:
-    """Have Ray, and what it starts, read the token where it does not look by itself."""
-    if path.name == OWN_FILE:
-        os.environ[GIVEN_FILE] = str(path)
+    return Path(os.environ.get(GIVEN_FILE) or Path.home() / ".ray" / "auth_token")
 
 
 def _create(path: Path) -> None:

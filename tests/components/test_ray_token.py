@@ -59,12 +59,13 @@ def test_a_ray_that_is_started_by_hand_after_a_run_asks_for_no_token(home: Path)
     assert not (home / ".ray" / "auth_token").exists()  # where Ray finds one it asks for it, of whoever submits a job as well
 
 
-def test_a_process_that_joins_a_cluster_that_a_run_started_shows_its_token(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("home")
+def test_the_token_of_a_run_is_not_shown_to_another_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     ray_token.own_cluster()
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name)
     ray_token.other_cluster()
-    assert (os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"]) == ("token", str(home / ".ray" / "tandem_token"))
+    assert "RAY_AUTH_MODE" not in os.environ  # else this process would refuse what workers without a token say, and wait for ever
 
 
 def test_a_ray_that_asks_nobody_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
