@@ -23,7 +23,8 @@ class Table(nn.Module):
 
     def forward(self, *ids: Tensor) -> tuple[Tensor, ...]:
         """Return the vectors [..., size] of each tensor of ids; all share one gradient."""
-        if self.weight.is_cuda:  # adds in a fixed order there, which `index_add_` does not
+        # A gradient on a GPU adds in a fixed order in torch's own alone.
+        if self.weight.is_cuda or not torch.is_grad_enabled():
             return tuple(embedding(each, self.weight, padding_idx=0) for each in ids)
         return _Lookup.apply(self.weight, *ids)  # pyright: ignore[reportReturnType]
 

@@ -63,6 +63,8 @@ class FoldIn(nn.Module):
 
 def ridge_regression(known_BLE: Tensor, rating_BL: Tensor, ridge_E: Tensor) -> Tensor:
     """Return w = (K'K + diag(ridge))^-1 K'r [B, E] of each sample; only K has a gradient."""
+    if not known_BLE.requires_grad:
+        return _solve(known_BLE, rating_BL, ridge_E)[0].squeeze(2)
     return _Ridge.apply(known_BLE, rating_BL, ridge_E)  # pyright: ignore[reportReturnType]
 
 
@@ -71,8 +73,7 @@ class _Ridge(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, known_BLE: Tensor, rating_BL: Tensor, ridge_E: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        root_BEE = torch.linalg.cholesky(known_BLE.mT @ known_BLE + torch.diag(ridge_E))
-        weight_BE1 = torch.cholesky_solve(known_BLE.mT @ rating_BL.unsqueeze(2), root_BEE)
+        weight_BE1, root_BEE = _solve(known_BLE, rating_BL, ridge_E)
         ctx.save_for_backward(known_BLE, rating_BL, root_BEE, weight_BE1)
         return weight_BE1.squeeze(2)
 
@@ -83,3 +84,9 @@ class _Ridge(torch.autograd.Function):
         answer_BL2 = known_BLE @ both_BE2
         left_BL2 = torch.stack([rating_BL - answer_BL2[:, :, 1], -answer_BL2[:, :, 0]], dim=2)
         return left_BL2 @ both_BE2.mT, None, None
+
+
+def _solve(known_BLE: Tensor, rating_BL: Tensor, ridge_E: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the solution [B, E, 1], and the Cholesky factor [B, E, E] of what was inverted."""
+    root_BEE = torch.linalg.cholesky(known_BLE.mT @ known_BLE + torch.diag(ridge_E))
+    return torch.cholesky_solve(known_BLE.mT @ rating_BL.unsqueeze(2), root_BEE), root_BEE
