@@ -38,9 +38,9 @@ class Config:
     use_gpu: Asked = "auto"
     """Score with the LLM on GPUs; auto: if the cluster has places for all LLM actors with them."""
     rows_per_block: int = 1024
-    """Samples that an actor takes at once; prompts of like length are batched inside."""
+    """Samples that an actor takes at once; what users' prompts share is read once."""
     max_batch_tokens: int = 4_096
-    """Tokens of one LLM batch, padding included: a few thousand keep a CPU's caches, GPUs want many more."""
+    """Tokens of one LLM batch: a few thousand keep a CPU's caches, GPUs want many more."""
 
     def __post_init__(self) -> None:
         if min(self.crm_actors, self.llm_actors, self.rows_per_block) < 1 or min(self.cpus_per_actor, self.gpus_per_actor) <= 0:
@@ -128,14 +128,15 @@ class LlmScorer:
 
         from components.joint.data import token_arrays
         from components.llm import backbone
-        from components.llm.scorer import score
+        from components.llm.by_prefix import score_prompts
 
-        self._score, self._tokens = score, token_arrays
+        self._score, self._tokens = score_prompts, token_arrays
         torch.set_num_threads(max(1, int(config.cpus_per_actor)))
         self._llm = backbone.load(backbone.Config(path=llm, dtype="auto"))[0].to(device)
         self._config, self._device, self._board = config, device, board
 
     def __call__(self, samples: pa.Table) -> pa.Table:
-        p_llm = self._score(self._llm, self._tokens(samples), self._config.max_batch_tokens, self._device)
+        lengths = samples["prefix_length"].to_pylist()
+        p_llm = self._score(self._llm, self._tokens(samples), lengths, self._config.max_batch_tokens, self._device)
         self._board.pin.remote({"rows": float(len(p_llm))})
         return samples.append_column("p_llm", pa.array(p_llm)).select(KEPT)

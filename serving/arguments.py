@@ -38,7 +38,10 @@ class Arguments(BaseModel):
     llm_max_ongoing_requests: int = Field(16, ge=1, description="questions that one LLM process holds at once")
     llm_max_queued_requests: int = Field(16, ge=1, description="questions that wait for it; for more the CRM answers")
     llm_max_batch_requests: int = Field(8, ge=1, description="questions that are computed together")
-    llm_max_batch_tokens: int = Field(4_096, ge=1, description="tokens that are computed together, padding included")
+    llm_max_batch_tokens: int = Field(4_096, ge=1, description="tokens that are computed together")
+    llm_cache_mib: int = Field(
+        256, ge=0, description="memory of an LLM process for what it computed of users' histories, reused at their next request; 0: none"
+    )
     health_check_period_s: float = Field(10.0, gt=0, description="how often each process answers a question to show that it can")
     health_check_timeout_s: float = Field(
         30.0, gt=0, description="after which a process that does not answer, or an LLM that computes the same questions, is replaced"

@@ -46,7 +46,7 @@ class Llm:
         torch.set_num_threads(arguments.llm_threads)
         device = "cuda" if arguments.llm_gpus else "cpu"
         folder = model.local()
-        self._arm = LlmArm.load(folder, arguments.llm_max_batch_tokens, device)
+        self._arm = LlmArm.load(folder, arguments.llm_max_batch_tokens, device, arguments.llm_cache_mib << 20)
         self._probe = Visit(None, {}, (), 0, (Candidate(self._arm.first_item),))
         self._arm.score([self._probe])
         self._version = model.version

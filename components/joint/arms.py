@@ -16,6 +16,7 @@ from components.features.visit import Resolved, Resolver, Visit
 from components.joint.crm_files import load_crm
 from components.llm import backbone
 from components.llm.answer import ClickLlm
+from components.llm.prefix_cache import PrefixCache
 from components.llm.prompt_rows import PromptRows
 from components.llm.shared_prefix import score_shared
 
@@ -56,20 +57,24 @@ class CrmArm:
 class LlmArm:
     """The LLM with the texts of the users and items that it is asked about."""
 
-    def __init__(self, store: FeatureStore, prompts: PromptRows, llm: ClickLlm, max_batch_tokens: int, device: str) -> None:
+    def __init__(
+        self, store: FeatureStore, prompts: PromptRows, llm: ClickLlm, max_batch_tokens: int, device: str, cache_bytes: int = 0
+    ) -> None:
+        """`cache_bytes` bounds what is kept of users' histories from one call to the next; 0 keeps nothing."""
+        self._cache = PrefixCache(cache_bytes) if cache_bytes else None
         self._resolver, self._prompts = Resolver(store), prompts
         self.first_item = str(store.items["item_id"].iloc[0])
         self._llm, self._max_batch_tokens, self._device = llm.eval().to(device), max_batch_tokens, device
 
     @staticmethod
-    def load(uri: str, max_batch_tokens: int, device: str = "cpu") -> LlmArm:
+    def load(uri: str, max_batch_tokens: int, device: str = "cpu", cache_bytes: int = 0) -> LlmArm:
         """Load from the artifact `ensemble/`."""
         store, config = load_store(uri), backbone.Config(path=artifacts.join(uri, "llm"), dtype="auto")
         asked = artifacts.read_json(artifacts.join(uri, "prompts.json"))
         prompts = PromptRows(store, backbone.load_encoder(config, asked["max_tokens"]), asked["history_length"])
-        return LlmArm(store, prompts, backbone.load(config)[0], max_batch_tokens, device)
+        return LlmArm(store, prompts, backbone.load(config)[0], max_batch_tokens, device, cache_bytes)
 
     def score(self, visits: Sequence[Visit]) -> list[NDArray[np.float64]]:
         """Return the LLM's click probability of each candidate of each visit; a user's history is read once."""
         shared = [self._prompts.ask(self._resolver.resolve(visit)) for visit in visits]
-        return score_shared(self._llm, shared, self._max_batch_tokens, self._device)
+        return score_shared(self._llm, shared, self._max_batch_tokens, self._device, self._cache)

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
-from torch import nn
 
 from components import artifacts
 from components.crm import Crm
@@ -18,8 +17,9 @@ from components.features.tables import load_store
 from components.joint.crm_files import load_crm, score_crm
 from components.joint.data import token_arrays
 from components.llm import backbone
+from components.llm.answer import ClickLlm
+from components.llm.by_prefix import score_prompts
 from components.llm.prompt_rows import PromptRows
-from components.llm.scorer import score
 from components.routing.policy import Policy
 from components.types import FieldKind
 
@@ -30,7 +30,7 @@ ANSWER_COLUMNS = ("user_id", "item_id", "timestamp_s", "arm", "p_crm", "p_llm", 
 class Ensemble:
     """A CRM and an LLM behind one policy: the LLM is asked where the policy says so, and nowhere else."""
 
-    def __init__(self, store: FeatureStore, crm: Crm, llm: nn.Module, prompts: PromptRows, policy: Policy) -> None:
+    def __init__(self, store: FeatureStore, crm: Crm, llm: ClickLlm, prompts: PromptRows, policy: Policy) -> None:
         self.store, self.crm, self.llm, self.prompts, self.policy = store, crm, llm, prompts, policy
         self._user_index, self._item_index = pd.Index(store.users["user_id"]), pd.Index(store.items["item_id"])
 
@@ -80,8 +80,9 @@ class Ensemble:
         asked = self.policy.needs_llm(scored)
         scored["p_llm"] = np.nan
         if asked.any():
-            tokens = token_arrays(self.prompts.encode(samples.filter(pa.array(asked))))
-            scored.loc[asked, "p_llm"] = score(self.llm, tokens)  # pyright: ignore[reportArgumentType]
+            prompts = self.prompts.encode(samples.filter(pa.array(asked)))
+            p_llm = score_prompts(self.llm, token_arrays(prompts), prompts["prefix_length"].to_pylist())
+            scored.loc[asked, "p_llm"] = p_llm  # pyright: ignore[reportArgumentType]
         routes = self.policy.decide(scored)
         return scored.assign(arm=routes.arm, p_routed=routes.p_routed)[list(ANSWER_COLUMNS)]
 

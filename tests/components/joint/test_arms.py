@@ -45,9 +45,9 @@ def crm(folder: Path) -> CrmArm:
     return CrmArm.load(str(folder))
 
 
-@pytest.fixture(scope="module")
-def llm(folder: Path) -> LlmArm:
-    return LlmArm.load(str(folder), MAX_BATCH_TOKENS)
+@pytest.fixture(scope="module", params=[0, 1 << 20], ids=["nothing kept", "histories kept"])
+def llm(folder: Path, request: pytest.FixtureRequest) -> LlmArm:
+    return LlmArm.load(str(folder), MAX_BATCH_TOKENS, cache_bytes=request.param)
 
 
 @pytest.fixture(scope="module")
