@@ -1,4 +1,4 @@
-"""Who trains in `llm_training.py`: each is a generator that takes a number of steps and gives back real tokens and seconds."""
+"""Who trains in `llm_training.py`: each is a generator that takes a number of steps and gives back what it did."""
 
 from __future__ import annotations
 
@@ -26,7 +26,17 @@ from components.joint.plan import Stage, StageConfig
 from components.joint.workbench import Parts, Workbench
 from components.llm import backbone
 
-Turns = Generator[tuple[int, float], int, None]
+
+@dataclass(frozen=True)
+class Done:
+    """What a process did in its turn."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+Turns = Generator[Done, int, None]
 Work = Callable[["Case", int, int], Turns]
 TRAINER_WARMS_UP = 1  # steps, in each of its turns: it starts anew each time
 
@@ -57,11 +67,11 @@ class Case:
     def llm(self) -> str:
         return str(self.folder / "llm")
 
-    def clock(self) -> float:
-        """Return the time in seconds when the device has done what it was told so far."""
+    def clock(self) -> NDArray[np.float64]:
+        """Return the time and the CPU time of this process, in seconds, when the device has done what it was told so far."""
         if self.device != "cpu":
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return np.array([time.perf_counter(), time.process_time()])
 
     def batches(self) -> Iterator[NDArray[np.int64]]:
         """Yield the rows of each step, without end."""
@@ -94,7 +104,7 @@ def ours(case: Case, rank: int, workers: int) -> Turns:
     engine = bench.engine(Stage("llm", stage, prompts), {"llm": bench.build("llm")})
     window = Window(case.samples, Inputs(bench.store, bench.layout, crm=False, llm=True))
     lengths, batches = _lengths(case), case.batches()
-    done = 0, 0.0
+    done = Done()
     while True:
         steps = yield done
         torch.distributed.barrier()
@@ -103,7 +113,7 @@ def ours(case: Case, rank: int, workers: int) -> Turns:
             rows = every[rank::workers]
             engine.step(window.micro_batches(rows, stage.micro_batch), 1.0)
             tokens += int(lengths[rows].sum())
-        done = tokens, case.clock() - started_s
+        done = Done(tokens, *(case.clock() - started_s))
 
 
 def plain(case: Case, *_: int) -> Turns:
@@ -113,7 +123,7 @@ def plain(case: Case, *_: int) -> Turns:
     model = AutoModelForCausalLM.from_pretrained(case.llm, dtype=torch.float32).to(case.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=case.stage.llm_learning_rate, weight_decay=case.stage.weight_decay)
     prompts, answers, batches = token_arrays(case.samples), _answers(case), case.batches()
-    done = 0, 0.0
+    done = Done()
     while True:
         steps = yield done
         tokens, started_s = 0, case.clock()
@@ -131,7 +141,7 @@ def plain(case: Case, *_: int) -> Turns:
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-        done = tokens, case.clock() - started_s
+        done = Done(tokens, *(case.clock() - started_s))
 
 
 def trainer(case: Case, *_: int) -> Turns:
@@ -143,13 +153,13 @@ def trainer(case: Case, *_: int) -> Turns:
     collator = DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(case.llm))
     prompts, answers, lengths = token_arrays(case.samples), _answers(case), _lengths(case)
     batches = case.batches()
-    clock: dict[int, float] = {}
+    clock: dict[int, NDArray[np.float64]] = {}
 
     class Clock(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
             clock[state.global_step] = case.clock()
 
-    done = 0, 0.0
+    done = Done()
     while True:
         steps = yield done
         taken = [rows for _, rows in zip(range(TRAINER_WARMS_UP + steps), batches, strict=False)]
@@ -175,7 +185,7 @@ def trainer(case: Case, *_: int) -> Turns:
         running.remove_callback(PrinterCallback)
         running.train()
         seconds = clock[TRAINER_WARMS_UP + steps] - clock[TRAINER_WARMS_UP]
-        done = int(lengths[np.concatenate(taken[TRAINER_WARMS_UP:])].sum()), seconds
+        done = Done(int(lengths[np.concatenate(taken[TRAINER_WARMS_UP:])].sum()), *seconds)
 
 
 def _lengths(case: Case) -> NDArray[np.int64]:

@@ -86,7 +86,7 @@ class DeepSpeedEngine:
         workers = torch.distributed.get_world_size()
         self.model, self._device = model, device
         self._engine, optimizer, _, _ = deepspeed.initialize(
-            model=model, optimizer=adamw(groups, fused=True), config=deepspeed_config(config, micro_batch, accumulation, workers)
+            model=model, optimizer=adamw(groups, fused=device == "cpu"), config=deepspeed_config(config, micro_batch, accumulation, workers)
         )
         checkpoint_engine: Any = self._engine.checkpoint_engine
         checkpoint_engine.load = _read  # every file of a checkpoint goes through it

@@ -1,5 +1,5 @@
 """Causal attention within prompts that follow one another in a row, with gradients. Axes: S tokens of the row, T of one prompt,
-H heads of queries, K heads of keys and values, G query heads to each of these, E a head's size."""
+H heads of queries, K heads of keys and values, G query heads to each of these, N the queries of one head of keys, E a head's size."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+LONGEST = 512  # tokens of a prompt whose weights, square in that, are kept for the gradient; in longer ones SDPA computes them again
+
 
 def attend(query_SHE: Tensor, key_SKE: Tensor, value_SKE: Tensor, lengths: Sequence[int], scaling: float) -> Tensor:
     """Return [S, H, E]: each token sees its own prompt up to itself."""
-    if query_SHE.dtype == torch.bfloat16:
+    if query_SHE.dtype == torch.bfloat16 and max(lengths) <= LONGEST:
         return _Products.apply(query_SHE, key_SKE, value_SKE, lengths, lengths, scaling)  # pyright: ignore[reportReturnType]
     prompts = zip(*(each.split(list(lengths)) for each in (query_SHE, key_SKE, value_SKE)), strict=True)
     return torch.cat([_sdpa(query, key, value, scaling) for query, key, value in prompts])

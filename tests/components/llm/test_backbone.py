@@ -231,7 +231,7 @@ def test_gradient_checkpointing_changes_no_gradient_not_even_that_of_hidden_stat
         gradients.append({key: parameter.grad for key, parameter in llm.named_parameters() if parameter.grad is not None})
     assert gradients[0].keys() == gradients[1].keys() != set()
     for key, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][key], gradient, atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(gradients[1][key], gradient, atol=1e-5 * float(gradient.abs().max()), rtol=1e-4)
 
 
 def test_casting_to_bfloat16_keeps_the_positions_of_a_model_loaded_in_bfloat16(folders) -> None:

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from components.llm import causal_attention
 from components.llm.causal_attention import attend, attend_last
 
 LENGTHS = (3, 1, 6)
@@ -37,9 +38,13 @@ def by_hand(query_SHE: Tensor, key_SKE: Tensor, value_SKE: Tensor) -> Tensor:
     return torch.cat(found)
 
 
+@pytest.mark.parametrize("longest", [512, 5])
 @pytest.mark.parametrize("heads", [4, 2, 1])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
-def test_values_and_gradients_are_those_of_the_formula(heads: int, dtype: torch.dtype, tolerance: float) -> None:
+def test_values_and_gradients_are_those_of_the_formula(
+    monkeypatch: pytest.MonkeyPatch, longest: int, heads: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    monkeypatch.setattr(causal_attention, "LONGEST", longest)
     *inputs, gradient = drawn(heads)
     found, expected = ([each.to(kind).requires_grad_() for each in inputs] for kind in (dtype, torch.float32))
     one, other = attend(*found, LENGTHS, 0.3), by_hand(*expected)
