@@ -17,7 +17,7 @@ from components.features.part_file import open_part, write_rows
 from components.features.sampling import uniform_hash
 from components.llm.prompt_tokens import PromptTokens
 
-BATCH_ROWS = 16_384  # encoded at once: more share their pieces, and take more memory
+BATCH_ROWS = 8_192  # encoded at once: more share their pieces, and take more memory
 
 
 @dataclass(frozen=True)
