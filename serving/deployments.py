@@ -27,8 +27,7 @@ from serving.model import Model
 from serving.service import Service
 
 PROBE_S = 10.0  # within which the LLM answers one question when it is healthy
-# Computed without a look at who still waits. With the history read before them they fill about llm_max_batch_tokens.
-PART_CANDIDATES = 200
+CANDIDATE_TOKENS = 20  # about: so many candidates as fill llm_max_batch_tokens are computed without a look at who still waits
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ class Llm:
         self._arm.score([self._probe])
         self._version = model.version
         self._metrics = LlmMetrics()
-        self._batches = Batcher(self._score, arguments.llm_max_batch_requests, lambda part: len(part.visit.candidates), PART_CANDIDATES)
+        self._part = max(1, arguments.llm_max_batch_tokens // CANDIDATE_TOKENS)  # candidates
+        self._batches = Batcher(self._score, arguments.llm_max_batch_requests, lambda part: len(part.visit.candidates), self._part)
         self._patience_s = arguments.health_check_timeout_s
 
     async def __call__(self, visit: Visit, version: str, timeout_s: float) -> NDArray[np.float64] | str:
@@ -63,7 +63,7 @@ class Llm:
         if version != self._version:
             return OTHER_VERSION
         until_s, candidates = time.monotonic() + timeout_s, visit.candidates
-        parts = [candidates[start : start + PART_CANDIDATES] for start in range(0, len(candidates), PART_CANDIDATES)]
+        parts = [candidates[start : start + self._part] for start in range(0, len(candidates), self._part)]
         asked = [self._batches.ask(Question(replace(visit, candidates=part), until_s)) for part in parts]
         return np.concatenate(await asyncio.gather(*asked))
 
