@@ -6,6 +6,7 @@ python -m serving.local [--model URI] [--port 8000] [key=value of serving/argume
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -100,8 +101,11 @@ def serve(model: str, host: str, port: int, settings: dict[str, str]) -> None:
         print(f"metrics for Prometheus: http://{HOST}:{ray.nodes()[0]['MetricsExportPort']}/metrics")
         print(f"what goes wrong is written to {session.address_info['session_dir']}/logs/serve")
         print(f"serving {model} on http://{origin(host, port)}  (the page: /{docs}   stop: Ctrl-C)", flush=True)
-        while True:
-            time.sleep(1)
+        try:
+            while True:
+                time.sleep(1)
+        finally:
+            _drain()
     finally:
         serve.shutdown()
         ray.shutdown()
@@ -117,6 +121,15 @@ def _deploy(application: Any) -> None:
         deployments = serve.status().applications[NAME].deployments
         said = last_error(each.message for each in deployments.values())
         raise TandemError(f"the endpoint could not start: {said or error}") from error
+
+
+def _drain() -> None:
+    """Let the application answer what it holds; whoever asks now gets 404. Shutting Serve down ends its proxy at once, answers and all."""
+    import ray
+    from ray import serve
+
+    with contextlib.suppress(TimeoutError, ray.exceptions.RayError):  # it stops either way
+        serve.delete(NAME)
 
 
 def main() -> int:
