@@ -93,7 +93,7 @@ def serve(model: str, host: str, port: int, settings: dict[str, str]) -> None:
     arguments = Arguments.model_validate({"model": model, **settings})
     docs = "   OpenAPI: /docs" if guard(host, arguments).docs else ""
     application = build(arguments)
-    session = ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=True)
+    session: Any = ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=True)
     try:
         serve.start(http_options=http_options(host, port))
         _deploy(application)
@@ -125,10 +125,10 @@ def _deploy(application: Any) -> None:
 
 def _drain() -> None:
     """Let the application answer what it holds; whoever asks now gets 404. Shutting Serve down ends its proxy at once, answers and all."""
-    import ray
     from ray import serve
+    from ray.exceptions import RayError
 
-    with contextlib.suppress(TimeoutError, ray.exceptions.RayError):  # it stops either way
+    with contextlib.suppress(TimeoutError, RayError):  # it stops either way
         serve.delete(NAME)
 
 
