@@ -6,6 +6,7 @@ python -m serving.local [--model URI] [--port 8000] [key=value of serving/argume
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -92,7 +93,7 @@ def serve(model: str, host: str, port: int, settings: dict[str, str]) -> None:
     arguments = Arguments.model_validate({"model": model, **settings})
     docs = "   OpenAPI: /docs" if guard(host, arguments).docs else ""
     application = build(arguments)
-    session = ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=True)
+    session: Any = ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, log_to_driver=True)
     try:
         serve.start(http_options=http_options(host, port))
         _deploy(application)
@@ -101,8 +102,11 @@ def serve(model: str, host: str, port: int, settings: dict[str, str]) -> None:
         folder = session.address_info["session_dir"]  # pyright: ignore[reportAttributeAccessIssue]
         print(f"what goes wrong is written to {folder}/logs/serve")
         print(f"serving {model} on http://{origin(host, port)}  (the page: /{docs}   stop: Ctrl-C)", flush=True)
-        while True:
-            time.sleep(1)
+        try:
+            while True:
+                time.sleep(1)
+        finally:
+            _drain()
     finally:
         serve.shutdown()
         ray.shutdown()
@@ -118,6 +122,15 @@ def _deploy(application: Any) -> None:
         deployments = serve.status().applications[NAME].deployments
         said = last_error(each.message for each in deployments.values())
         raise TandemError(f"the endpoint could not start: {said or error}") from error
+
+
+def _drain() -> None:
+    """Let the application answer what it holds; whoever asks now gets 404. Shutting Serve down ends its proxy at once, answers and all."""
+    from ray import serve
+    from ray.exceptions import RayError
+
+    with contextlib.suppress(TimeoutError, RayError):  # it stops either way
+        serve.delete(NAME)
 
 
 def main() -> int:

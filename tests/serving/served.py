@@ -33,6 +33,7 @@ class Answer:
     body: dict[str, Any]
     headers: dict[str, str]
     seconds: float
+    asked_s: float  # on time.monotonic's clock
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Served:
             body = json.loads(content)
         except ValueError:
             body = {"text": content.decode(errors="replace")}
-        return Answer(status, body, headers, time.monotonic() - started_s)
+        return Answer(status, body, headers, time.monotonic() - started_s, started_s)
 
     def pids(self, name: str) -> list[int]:
         """Return the processes of a deployment, or of an actor such as `ProxyActor`."""

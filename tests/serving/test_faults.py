@@ -206,8 +206,9 @@ def test_ten_times_more_requests_than_it_can_answer_are_refused_and_the_rest_ans
     offered, good, p99_s = len(counted) / 6, len(answered) / 6, np.quantile([answer.seconds for answer in answered], 0.99)
     print(f"\n{CROWD} clients: {offered:.0f} requests/s, {good:.0f} answered within {p99_s:.2f} s (p99), the rest refused;", end=" ")
     print(f"8 clients get {capacity:.0f}/s, of the CRM alone {of_crm:.0f}/s, 1 client {alone:.0f}/s;", end=" ")
-    print(f"MiB more: {grown}; normal {normal_s:.1f} s later")
+    print(f"ingress +{grown[':Ingress']:.0f} MiB, proxy +{grown['ProxyActor']:.0f} MiB; normal {normal_s:.1f} s later")
     assert good >= 0.7 * capacity
+    assert p99_s < 10, "queues are short: whoever is let in has its answer soon"
 
 
 def per_second(endpoint: Served, body: Any, clients: int, seconds: float) -> float:
@@ -264,7 +265,8 @@ def test_requests_in_flight_are_answered_before_it_stops(restarted: Served) -> N
         told_s = time.monotonic()
         restarted.process.send_signal(signal.SIGTERM)
         restarted.process.wait(timeout=60)
-    assert found.statuses <= {200, 503}
+    assert {answer.status for answer in found.answers if answer.asked_s < told_s} == {200}
+    assert found.statuses <= {200, 404, 503}
     assert all("results" in answer.body for answer in found.answers if answer.status == 200)
     assert found.failures, "the clients went on until nobody listened"
     # Who asks when it stops may find nobody; who had asked before is answered, and nobody gets half an answer.
