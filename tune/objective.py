@@ -1,7 +1,7 @@
 """The objective of the policy search, without Ray: a validation score table and a trial's parameters give its figures.
 
 Everything a policy learns is fitted on some users and judged on others (cross-fitting by user), so no trial is judged on
-labels that it has seen. Its AUC is taken inside each fold: the folds' policies differ a little in scale.
+labels that it was fitted on. Its AUC is taken inside each fold: the folds' policies differ a little in scale.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import ray
@@ -23,9 +24,10 @@ from components.routing.policy import crm_only
 from components.routing.signals import Array, Floats
 from tests.components.routing.score_tables import score_table
 from tune import search as search_module
+from tune.choice import Candidate
 from tune.objective import Fold, ScoreData, evaluate, prepare
 from tune.search import Config, SearchResult, at_shares, search
-from tune.trials import Progress, _outcome
+from tune.trials import Plan, Progress, _outcome, _proposals, _spec
 
 CONFIG = Config(trials=24, draws=200)
 
@@ -125,6 +127,33 @@ def test_an_llm_of_noise_is_never_asked_and_one_sentence_says_so(tmp_path: Path)
     assert result.sentence.startswith("On validation the LLM adds nothing measurable to the CRM: AUC changes by ")
     assert result.sentence.endswith("so the policy asks it never.")
     assert set(at_shares(score_table(), result.candidates, [0.2], CONFIG)) == {0.2}
+
+
+def _trials_in_this_process(data: ScoreData, plan: Plan, *_: object) -> tuple[list[Candidate], list[str]]:
+    """Try what the search's own proposals are, each told how those before it did, without Ray."""
+    proposals = _proposals(plan)
+    proposals.set_search_properties("auc", "max", dict(plan.space))
+    tried = []
+    for number in range(plan.trials):
+        spec = _spec(proposals.suggest(str(number)) or {}, plan.unit)
+        tried.append(Candidate(spec, evaluate(data, spec)))
+        proposals.on_trial_complete(str(number), {"auc": tried[-1].score.auc()})
+    return tried, []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_adaptive_search_asks_no_llm_whose_answers_are_anothers(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_module, "run_trials", _trials_in_this_process)
+    table = score_table(2_000, seed=seed)
+    table["p_llm"] = np.random.default_rng(seed).permutation(table["p_llm"].to_numpy())
+    result = search(table, replace(CONFIG, trials=40, seed=seed), "")
+    assert len(result.candidates) > 40
+    assert result.policy.never_asks
+
+
+def test_the_adaptive_search_without_ray_asks_an_llm_that_knows_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_module, "run_trials", _trials_in_this_process)
+    assert not search(score_table(2_000), CONFIG, "").policy.never_asks
 
 
 @pytest.mark.ray
