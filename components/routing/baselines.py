@@ -73,12 +73,15 @@ def placebo(valid: Rows, rows: Rows, policy: Policy, share: float, seed: int = 0
 def oracle(rows: Rows, policy: Policy, share: float) -> Routes:
     """Replace the CRM's answer where, with the label known, the LLM's lowers the loss most: at most `share`, and only where it does.
 
-    Both are calibrated as in the policy.
+    Both are calibrated as in the policy. Whole requests, where the policy routes these, go by the mean of their rows.
     """
     hindsight = replace(policy, merge="replace")
     gain = gains(rows, policy.crm_calibration, policy.llm_calibration, "replace", 1.0)
-    worth = np.where(gain > 0, gain, -math.inf)
-    return hindsight.answer(rows, worth > threshold_for(worth, share))
+    if policy.unit == "request":
+        unit, saved = _units(rows, policy), np.where(np.isnan(gain), 0.0, gain)  # unanswered rows save nothing
+        gain = (np.bincount(unit, saved) / np.bincount(unit))[unit]
+    helpful = np.where(gain > 0, gain, -math.inf)
+    return hindsight.answer(rows, helpful > threshold_for(helpful, share))
 
 
 def _units(rows: Rows, policy: Policy) -> NDArray[np.int64]:

@@ -138,6 +138,21 @@ def test_the_oracle_replaces_the_rows_that_gain_most_and_none_that_lose() -> Non
     assert oracle(rows, crm_only(), share=1.0).p_routed.tolist() == [0.6, 0.9, 0.5, 0.8]
 
 
+def test_the_oracle_of_whole_requests_weighs_all_their_rows_together() -> None:
+    rows = {
+        "p_crm": np.array([0.5, 0.5, 0.5, 0.5, 0.5, 0.5]),
+        "p_llm": np.array([0.9, 0.1, 0.7, np.nan, 0.8, 0.4]),
+        "label": np.array([1, 1, 1, 1, 1, 1]),
+        "user_id": np.array([0, 0, 1, 1, 2, 2]),
+        "timestamp_s": np.zeros(6, np.int64),
+    }
+    # Row by row the first gains most, but its request loses: ln(.9 .1) < ln(.5 .5). The others gain ln 1.4 and ln 1.28.
+    whole = crm_only(unit="request")
+    assert oracle(rows, crm_only(), share=0.2).arm.tolist() == ["llm", "crm", "crm", "crm", "crm", "crm"]
+    assert oracle(rows, whole, share=0.4).arm.tolist() == ["crm", "crm", "llm", "crm", "crm", "crm"]
+    assert oracle(rows, whole, share=1.0).arm.tolist() == ["crm", "crm", "llm", "crm", "llm", "llm"]
+
+
 def test_at_one_share_the_oracle_beats_the_policy_and_the_policy_beats_chance() -> None:
     rows = score_table()
     policy = fit_policy(rows, SPEC)
