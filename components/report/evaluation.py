@@ -133,4 +133,5 @@ def _controls(contest: Contest, reference: Policy, share: float) -> dict[str, An
     return {
         "capped": bench.measure_routes(capped) | bench.both_against_crm(capped.p_routed),
         "placebo": bench.measure_routes(contest.placebo(reference, share)),
+        "stacker": bench.measure_routes(contest.stacker()),
     }

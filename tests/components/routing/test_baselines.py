@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from components import metrics
-from components.routing.baselines import at_share, average, capped, oracle, placebo, random_routing
+from components.routing.baselines import at_share, average, capped, oracle, placebo, random_routing, stacker
 from components.routing.calibration import fit
 from components.routing.fit import Spec, fit_policy
 from components.routing.policy import crm_only, request_of
-from components.routing.router import RouterName
+from components.routing.router import COLUMNS, RouterName
 from components.routing.signals import logit, sigmoid
 from tests.components.routing.score_tables import score_table
 
@@ -92,6 +92,23 @@ def test_average_is_the_mean_of_platt_calibrated_logits_everywhere() -> None:
     crm, llm = (fit("platt", valid[name].to_numpy(), valid["label"].to_numpy()).apply(test[name].to_numpy()) for name in ("p_crm", "p_llm"))
     assert set(routes.arm) == {"llm"}
     assert routes.p_routed == pytest.approx(sigmoid((logit(crm) + logit(llm)) / 2))
+
+
+def test_the_stacker_finds_the_weights_that_labels_were_drawn_with() -> None:
+    random = np.random.default_rng(0)
+    tables = []
+    for _ in range(2):
+        crm, llm = random.normal(size=(2, 20_000))
+        label = (random.random(20_000) < sigmoid(1.5 * crm - 0.5 * llm + 0.2)).astype(np.int8)
+        tables.append({"p_crm": sigmoid(crm), "p_llm": sigmoid(llm), "label": label, **dict.fromkeys(COLUMNS[1:], np.ones(20_000))})
+    valid, test = tables
+    valid["p_llm"][:100] = np.nan
+    test["p_llm"][0] = np.nan
+    routes = stacker(valid, test)
+    assert routes.arm.tolist() == ["crm"] + ["llm"] * 19_999
+    expected = sigmoid(1.5 * logit(test["p_crm"][1:]) - 0.5 * logit(test["p_llm"][1:]) + 0.2)
+    assert routes.p_routed[1:] == pytest.approx(expected, abs=0.03)
+    assert routes.p_routed[0] == pytest.approx(fit("platt", valid["p_crm"], valid["label"]).apply(test["p_crm"][:1])[0])
 
 
 def test_the_placebo_spends_the_given_share_on_answers_that_know_nothing() -> None:
