@@ -9,7 +9,7 @@ from components import artifacts
 from components.features.tables import read_scores, write_frame
 from pipelines.stage import StageContext
 from tune import search
-from tune.trials import Progress
+from tune.trials import EndedTrial
 
 SHARES = (0.1, 0.2, 0.3, 0.5, 1.0)  # LLM shares at which the report compares routers, whatever the policy
 
@@ -18,7 +18,7 @@ def run(context: StageContext, config: search.Config) -> None:
     """Write the artifact `policy/`: `policy.json`, what the search found, and validation's best policies at SHARES."""
     valid = read_scores(context.artifact("scores"), "valid")
 
-    def show(trial: Progress) -> None:
+    def show(trial: EndedTrial) -> None:
         context.progress.update(trial.done, trial.total, f"policies tried ({trial.text})")
         if trial.auc is not None and trial.share is not None:
             context.on_metrics({"auc": trial.auc, "llm_share": trial.share}, trial.done)

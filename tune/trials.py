@@ -41,7 +41,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Progress:
+class EndedTrial:
     """One finished trial, for whoever watches."""
 
     done: int  # trials finished so far, this one included
@@ -56,7 +56,7 @@ class Progress:
         return f"trial failed and is skipped: {self.error}" if self.error else f"AUC {self.auc:.4f} at share {self.share:.1%}"
 
 
-OnTrial = Callable[[Progress], None]
+OnTrial = Callable[[EndedTrial], None]
 
 
 def run_trials(data: ScoreData, plan: Plan, storage_path: str, on_trial: OnTrial) -> tuple[list[Candidate], list[str]]:
@@ -184,7 +184,7 @@ class _Watch(tune.Callback):
 
     def _tell(self, trial: Trial, auc: float | None, share: float | None, error: str | None) -> None:
         self._done += 1
-        self._on_trial(Progress(self._done, self._total, trial.config, auc, share, error))
+        self._on_trial(EndedTrial(self._done, self._total, trial.config, auc, share, error))
 
 
 def _last_line(error: Exception | None) -> str:
