@@ -11,7 +11,7 @@ import pandas as pd
 
 from components import artifacts, storage
 from components.errors import ArtifactError
-from components.features.tables import dataset, read_frame, read_scores
+from components.features.tables import dataset, read_frame, read_scores, write_frame
 from components.report.evaluation import Config, RunFacts, Search, evaluate
 from components.report.page import render
 from components.report.summary import summary_table
@@ -89,15 +89,10 @@ def _search(policy: str) -> Search:
 def _write(context: StageContext, metrics: Mapping[str, Any], routes: pd.DataFrame, drawn: Mapping[str, bytes], page: str) -> None:
     """Write everything that `report/` holds."""
     artifacts.write_json(artifacts.join(context.folder, "metrics.json"), metrics)
-    _write_table(routes, artifacts.join(context.folder, "test_routes.parquet"))
+    write_frame(routes, artifacts.join(context.folder, "test_routes.parquet"))
     for name, content in {**{f"figures/{name}.svg": svg for name, svg in drawn.items()}, "index.html": page.encode()}.items():
         with storage.open_file(artifacts.join(context.folder, name), "wb") as file:
             file.write(content)
-
-
-def _write_table(table: pd.DataFrame, uri: str) -> None:
-    with storage.open_file(uri, "wb") as file:
-        table.to_parquet(file, index=False)
 
 
 def _training_log(uri: str) -> list[dict[str, Any]]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 
-import pandas as pd
-
-from components import artifacts, storage
-from components.features.tables import read_scores
+from components import artifacts
+from components.features.tables import read_scores, write_frame
 from pipelines.stage import StageContext
 from tune import search
-from tune.trials import Progress
+from tune.trials import EndedTrial
 
 SHARES = (0.1, 0.2, 0.3, 0.5, 1.0)  # LLM shares at which the report compares routers, whatever the policy
 
@@ -20,7 +18,7 @@ def run(context: StageContext, config: search.Config) -> None:
     """Write the artifact `policy/`: `policy.json`, what the search found, and validation's best policies at SHARES."""
     valid = read_scores(context.artifact("scores"), "valid")
 
-    def show(trial: Progress) -> None:
+    def show(trial: EndedTrial) -> None:
         context.progress.update(trial.done, trial.total, f"policies tried ({trial.text})")
         if trial.auc is not None and trial.share is not None:
             context.on_metrics({"auc": trial.auc, "llm_share": trial.share}, trial.done)
@@ -36,10 +34,5 @@ def run(context: StageContext, config: search.Config) -> None:
     for name, value in (("policy", found.policy.to_json()), ("at_shares", named), ("search", gain)):
         artifacts.write_json(artifacts.join(context.folder, f"{name}.json"), value)
     for name, table in (("trials", found.trials), ("pareto", found.pareto)):
-        _write(table, artifacts.join(context.folder, f"{name}.parquet"))
+        write_frame(table, artifacts.join(context.folder, f"{name}.parquet"))
     context.facts.update(gain, work=(len(found.trials), "policies"))
-
-
-def _write(table: pd.DataFrame, uri: str) -> None:
-    with storage.open_file(uri, "wb") as file:
-        table.to_parquet(file, index=False)

@@ -54,8 +54,10 @@ def leading(candidates: Sequence[Candidate], per_kind: int) -> list[Spec]:
 def honest_gain(data: ScoreData, candidates: Sequence[Candidate], draws: int, seed: int) -> Interval:
     """Return what routing adds to the CRM's AUC, with its interval (paired bootstrap by user).
 
-    Each fold's rows are answered by the policy that is best on the other folds and was fitted on them. So neither the
-    fit nor the choice among many trials has seen the labels it is judged on.
+    Each fold's rows are answered by the candidate that is best on the other folds, fitted on them. So no policy is fitted on
+    the labels that it is judged on, and none is preferred for them. Yet the fold is not unseen: its labels helped to fit the
+    policies whose scores on other folds make that preference, and what Optuna proposed and the sweep tried again did well
+    on all folds together. The search's own test gives it LLMs of noise: it has to ask none of them.
     """
     p_routed = np.array(data.rows["p_crm"], np.float64)
     for number, fold in enumerate(data.folds):

@@ -1,7 +1,7 @@
 """The objective of the policy search, without Ray: a validation score table and a trial's parameters give its figures.
 
 Everything a policy learns is fitted on some users and judged on others (cross-fitting by user), so no trial is judged on
-labels that it has seen. Its AUC is taken inside each fold: the folds' policies differ a little in scale.
+labels that it was fitted on. Its AUC is taken inside each fold: the folds' policies differ a little in scale.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from components.routing import calibration
 from components.routing.calibration import Calibration, CalibrationName
 from components.routing.fit import ArmColumn, Spec, fit_policy
 from components.routing.policy import Routes
-from components.routing.router import COLUMNS
+from components.routing.scored import plain_rows
 
-NEEDED = ("user_id", "timestamp_s", "label", "p_llm", *COLUMNS)
 ARMS: tuple[ArmColumn, ...] = get_args(ArmColumn)
 
 
@@ -82,12 +81,7 @@ def prepare(valid: pd.DataFrame, folds: int, calibrations: Sequence[CalibrationN
 
     Raises DataError where columns, users or labels do not suffice.
     """
-    missing = [name for name in NEEDED if name not in valid]
-    if missing:
-        raise DataError(f"score table: expected the columns {', '.join(NEEDED)}; {', '.join(missing)} missing")
-    rows: dict[str, Array] = {name: valid[name].to_numpy() for name in NEEDED}
-    # Ids become numbers here: text would be copied into every trial.
-    rows["user_id"] = pd.factorize(valid["user_id"])[0]
+    rows = plain_rows(valid)
     fold = folds_of(valid["user_id"].to_numpy(), folds)
     return ScoreData(rows, tuple(_fold(rows, fold == number, calibrations) for number in range(folds)))
 

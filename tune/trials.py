@@ -41,7 +41,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Progress:
+class EndedTrial:
     """One finished trial, for whoever watches."""
 
     done: int  # trials finished so far, this one included
@@ -56,7 +56,7 @@ class Progress:
         return f"trial failed and is skipped: {self.error}" if self.error else f"AUC {self.auc:.4f} at share {self.share:.1%}"
 
 
-OnTrial = Callable[[Progress], None]
+OnTrial = Callable[[EndedTrial], None]
 
 
 def run_trials(data: ScoreData, plan: Plan, storage_path: str, on_trial: OnTrial) -> tuple[list[Candidate], list[str]]:
@@ -94,17 +94,22 @@ def _spec(parameters: Mapping[str, Any], unit: Unit) -> Spec:
     return replace(spec, weight=1.0) if spec.merge == "replace" else spec
 
 
-def _tuner(trainable: Callable[..., Any], plan: Plan, storage_path: str, on_trial: OnTrial) -> tune.Tuner:
+def _proposals(plan: Plan) -> OptunaSearch:
+    """Return what proposes the parameters to try, from how those before them did."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(seed=plan.seed, multivariate=True, constant_liar=plan.concurrent > 1)
+    return OptunaSearch(sampler=sampler, points_to_evaluate=list(plan.first[: plan.trials]))
+
+
+def _tuner(trainable: Callable[..., Any], plan: Plan, storage_path: str, on_trial: OnTrial) -> tune.Tuner:
     return tune.Tuner(
         trainable,
         param_space=dict(plan.space),
         tune_config=tune.TuneConfig(
             metric="auc",
             mode="max",
-            search_alg=OptunaSearch(sampler=sampler, points_to_evaluate=list(plan.first[: plan.trials])),
+            search_alg=_proposals(plan),
             num_samples=plan.trials,
             max_concurrent_trials=plan.concurrent,
             # A fresh worker process a trial would take a hundred times longer than the trial.
@@ -179,7 +184,7 @@ class _Watch(tune.Callback):
 
     def _tell(self, trial: Trial, auc: float | None, share: float | None, error: str | None) -> None:
         self._done += 1
-        self._on_trial(Progress(self._done, self._total, trial.config, auc, share, error))
+        self._on_trial(EndedTrial(self._done, self._total, trial.config, auc, share, error))
 
 
 def _last_line(error: Exception | None) -> str:

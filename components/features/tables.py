@@ -20,8 +20,7 @@ STORE_FILES = ("users.parquet", "items.parquet", "vocabulary.parquet", "features
 def save_store(store: FeatureStore, uri: str) -> None:
     """Write users, items and vocabularies below `uri`, readable by any Parquet tool."""
     for name, frame in (("users", store.users), ("items", store.items), ("vocabulary", _vocabulary_frame(store))):
-        with storage.open_file(artifacts.join(uri, f"{name}.parquet"), "wb") as file:
-            frame.to_parquet(file, index=False)
+        write_frame(frame, artifacts.join(uri, f"{name}.parquet"))
     facts = {"schema": store.schema, "numeric": dict(store.numeric), "history_length": store.history_length, "tag_width": store.tag_width}
     artifacts.write_json(artifacts.join(uri, "features.json"), facts)
 
@@ -43,6 +42,12 @@ def read_frame(uri: str) -> pd.DataFrame:
     """Read one Parquet file."""
     with storage.open_file(uri) as file:
         return pd.read_parquet(file)
+
+
+def write_frame(frame: pd.DataFrame, uri: str) -> None:
+    """Write one Parquet file."""
+    with storage.open_file(uri, "wb") as file:
+        frame.to_parquet(file, index=False)
 
 
 def read_samples(uri: str, columns: list[str] | None = None) -> pa.Table:

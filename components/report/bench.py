@@ -12,12 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from components import metrics
-from components.errors import DataError
 from components.metrics import Array, Metric
 from components.routing.policy import Routes, request_of
-from components.routing.router import COLUMNS
+from components.routing.scored import plain_rows
 
-NEEDED = ("user_id", "timestamp_s", "label", "p_llm", *COLUMNS)
 Figures = dict[str, float]
 
 
@@ -25,14 +23,14 @@ Figures = dict[str, float]
 class Bench:
     """Rows to measure on, and how often users are resampled."""
 
-    rows: dict[str, Array]  # the columns NEEDED, users as numbers from 0
+    rows: dict[str, Array]  # of `plain_rows`
     request: NDArray[np.int64]  # each row's request: one user in one second
     draws: int
     seed: int
 
     @classmethod
     def of(cls, frame: pd.DataFrame, draws: int, seed: int) -> Bench:
-        """Take the columns NEEDED of a score table; raises DataError where one is missing or there is no row."""
+        """Take the rows of a score table; raises DataError where one is missing or there is no row."""
         rows = plain_rows(frame)
         return cls(rows, request_of(rows), draws, seed)
 
@@ -67,18 +65,6 @@ class Bench:
     def both_against_crm(self, p: Array) -> dict[str, dict[str, float | int]]:
         """Return the differences of AUC and of UAUC: the order of all rows, and that inside each user, which is what gets served."""
         return {"auc_minus_crm": self.against_crm(p), "uauc_minus_crm": self.against_crm(p, metrics.weighted_uauc)}
-
-
-def plain_rows(frame: pd.DataFrame) -> dict[str, Array]:
-    """Return the columns NEEDED as arrays, users as numbers; raises DataError where one is missing or there is no row."""
-    missing = [name for name in NEEDED if name not in frame]
-    if missing:
-        raise DataError(f"score table: expected the columns {', '.join(NEEDED)}; {', '.join(missing)} missing")
-    if frame.empty:
-        raise DataError("score table: expected rows of valid and test, got a split without rows")
-    rows: dict[str, Array] = {name: frame[name].to_numpy() for name in NEEDED}
-    rows["user_id"] = pd.factorize(frame["user_id"])[0]
-    return rows
 
 
 def without_nan(value: Any) -> Any:

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from components.errors import ConfigError
-from components.report.bench import Bench, plain_rows, without_nan
+from components.report.bench import Bench, without_nan
 from components.report.segments import segments
 from components.report.shares import Contest, at_shares, curve, reliability
 from components.report.verdict import verdict
 from components.routing.policy import Policy, Routes
+from components.routing.scored import plain_rows
 
 FALLBACK_SHARE = 0.2  # what random routing, the oracle and the placebo get where the policy asks nothing
 
@@ -133,4 +134,5 @@ def _controls(contest: Contest, reference: Policy, share: float) -> dict[str, An
     return {
         "capped": bench.measure_routes(capped) | bench.both_against_crm(capped.p_routed),
         "placebo": bench.measure_routes(contest.placebo(reference, share)),
+        "stacker": bench.measure_routes(contest.stacker()),
     }

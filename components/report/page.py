@@ -108,6 +108,12 @@ def _segments(metrics: Metrics) -> Sequence[tables.Table]:
     two = {"auc": "AUC", "logloss": "LogLoss"}
     wanted = (
         ("confidence", "By the CRM's confidence", "Three equal groups by the entropy of the CRM's probability.", all_three),
+        (
+            "asked",
+            "Inside and outside what the policy routes",
+            "Both arms on the same rows: over all rows, an AUC also falls where two scales of scores are mixed.",
+            all_three,
+        ),
         ("history", "By the user's history", "Earlier interactions of the user.", two),
         ("item_popularity", "By the item's popularity", "Interactions of the item in training.", two),
         ("user_popularity", "By what training knows of the user", "Interactions of the user in training.", two),

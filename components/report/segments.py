@@ -1,4 +1,4 @@
-"""Where each arm is strong: the test rows cut by the CRM's confidence, by history and by popularity."""
+"""Where each arm is strong: the test rows cut by the CRM's confidence, by what the policy asked, by history and by popularity."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def segments(bench: Bench, routes: Routes) -> dict[str, list[Segment]]:
     rows = bench.rows
     return {
         "confidence": _table(bench, routes, list(zip(CONFIDENCE, confidence_groups(bench), strict=True))),
+        "asked": _table(bench, routes, [("asked the LLM", routes.arm == "llm"), ("left to the CRM", routes.arm == "crm")]),
         "history": _table(bench, routes, _buckets(rows["earlier_count"], HISTORY_EDGES)),
         "item_popularity": _table(bench, routes, _buckets(rows["item_popularity"], POPULARITY_EDGES, "new item")),
         "user_popularity": _table(bench, routes, _buckets(rows["user_popularity"], USER_EDGES, "new user")),

@@ -69,6 +69,9 @@ class Contest:
     def average(self) -> Routes:
         return baselines.average(self.valid, self.bench.rows)
 
+    def stacker(self) -> Routes:
+        return baselines.stacker(self.valid, self.bench.rows)
+
 
 def at_shares(contest: Contest, policies: Mapping[float, Policy]) -> dict[str, dict[str, Any]]:
     """Return what every router gives at each share of the test rows; `policies` are validation's best there."""

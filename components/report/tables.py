@@ -13,6 +13,7 @@ ARMS = {
     "routed": "Routed",
     "random": "Random",
     "average": "Average of both",
+    "stacker": "Logistic stack of both",
     "oracle": "Oracle (hindsight)",
 }
 ROUTED = list(ARMS).index("routed")
@@ -51,7 +52,7 @@ def headline(metrics: Metrics) -> Table:
     """Return the arms and baselines with every metric."""
     head = ("", "AUC", "AUC − CRM", "UAUC", "UAUC − CRM", "LogLoss", "Accuracy", "ECE", "LLM share", "Requests")
     test, policy = metrics["test"], metrics["policy"]
-    entries = [(name, test[key]) for key, name in ARMS.items()]
+    entries = [(name, {**metrics["controls"], **test}[key]) for key, name in ARMS.items()]
     given = "the policy's share" if test["routed"]["llm_share"] else "a share of 20%, since the policy asks nothing"
     note = (
         "LLM share: rows answered with the LLM. Requests: share of requests (one user, one second) that touch it. "

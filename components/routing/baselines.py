@@ -1,4 +1,4 @@
-"""What a routed policy is held against: chance, a placebo and hindsight at the same LLM budget, and a plain average."""
+"""What a routed policy is held against: chance, a placebo and hindsight at the same LLM budget, and both models joined everywhere."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 
 from components.routing.fit import Spec, fit_policy, gains
 from components.routing.policy import Policy, Routes, request_of, threshold_for, worth
 from components.routing.router import Rows, column
+from components.routing.signals import Floats, logit, sigmoid
 
 DRAWS = 20
 
@@ -52,6 +54,19 @@ def average(valid: Rows, rows: Rows) -> Routes:
     return fit_policy(valid, Spec("entropy", 1.0, "mix", 0.5, "platt", "platt")).decide(rows)
 
 
+def stacker(valid: Rows, rows: Rows) -> Routes:
+    """Ask the LLM everywhere and answer with a logistic regression on both Platt-calibrated logits, all fitted on `valid`.
+
+    Where the LLM did not answer, the calibrated CRM does.
+    """
+    both = fit_policy(valid, Spec("entropy", 1.0, "mix", 0.5, "platt", "platt"))
+    label, learned, answered = column(valid, "label"), _answered(valid), _answered(rows)
+    fitted = LogisticRegression(C=1e6).fit(_logits(valid, both, learned), label[learned])
+    routes = both.decide(rows)
+    routes.p_routed[answered] = sigmoid(_logits(rows, both, answered) @ fitted.coef_[0] + fitted.intercept_[0])
+    return routes
+
+
 def placebo(valid: Rows, rows: Rows, policy: Policy, share: float, seed: int = 0) -> Routes:
     """Let a policy of the same kind, fitted on `valid`, ask an "LLM" that answers the mean click rate to everything, at exactly `share`.
 
@@ -73,12 +88,24 @@ def placebo(valid: Rows, rows: Rows, policy: Policy, share: float, seed: int = 0
 def oracle(rows: Rows, policy: Policy, share: float) -> Routes:
     """Replace the CRM's answer where, with the label known, the LLM's lowers the loss most: at most `share`, and only where it does.
 
-    Both are calibrated as in the policy.
+    Both are calibrated as in the policy. Whole requests, where the policy routes these, go by the mean of their rows.
     """
     hindsight = replace(policy, merge="replace")
     gain = gains(rows, policy.crm_calibration, policy.llm_calibration, "replace", 1.0)
-    worth = np.where(gain > 0, gain, -math.inf)
-    return hindsight.answer(rows, worth > threshold_for(worth, share))
+    if policy.unit == "request":
+        unit, saved = _units(rows, policy), np.where(np.isnan(gain), 0.0, gain)  # unanswered rows save nothing
+        gain = (np.bincount(unit, saved) / np.bincount(unit))[unit]
+    helpful = np.where(gain > 0, gain, -math.inf)
+    return hindsight.answer(rows, helpful > threshold_for(helpful, share))
+
+
+def _logits(rows: Rows, policy: Policy, where: NDArray[np.bool_]) -> Floats:
+    arms = (("p_crm", policy.crm_calibration), ("p_llm", policy.llm_calibration))
+    return np.column_stack([logit(fitted.apply(column(rows, name)[where])) for name, fitted in arms])
+
+
+def _answered(rows: Rows) -> NDArray[np.bool_]:
+    return np.isfinite(column(rows, "p_llm"))
 
 
 def _units(rows: Rows, policy: Policy) -> NDArray[np.int64]:

@@ -30,6 +30,7 @@ from tests.serving.served import Served, served
 
 pytestmark = pytest.mark.end_to_end
 RECORDED = Path(__file__).with_name("recorded_demo_losses.json")  # of validation, after each epoch
+WARMUP_AT_LEAST = 4  # epochs
 LOSSES = {"crm": "valid_crm_logloss", "llm": "valid_llm_logloss"}
 ROWS = 40
 CLOSE = 1e-4  # float32: the demo's LLM is in full precision
@@ -58,11 +59,13 @@ def test_losses_repeat_the_recorded_curve(demo: FinishedRun) -> None:
     log = [json.loads(line) for line in (demo.output / "checkpoints" / "training_log.jsonl").read_text().splitlines()]
     for model, recorded in json.loads(RECORDED.read_text()).items():
         found = {(line["stage"], line["epoch"]): line[LOSSES[model]] for line in log if LOSSES[model] in line}
-        expected = {(stage, epoch): loss for stage, epoch, loss in recorded}
-        # Processors round differently: thousands of steps make it more, and a stage may end an epoch earlier or later.
-        both = found.keys() & expected.keys()
-        assert len(both) >= len(expected) - 2
-        assert {key: found[key] for key in both} == {key: pytest.approx(expected[key], abs=0.02) for key in both}
+        for stage, epoch, loss in recorded:
+            # Processors round differently, and thousands of steps of the LLM make it more. Where the warm-up's AUC hardly
+            # moves, after its fourth epoch, it may end earlier or later.
+            if stage == "warmup" and epoch > WARMUP_AT_LEAST and (stage, epoch) not in found:
+                continue
+            close = 0.005 if model == "crm" or epoch == 0 else 0.02
+            assert found[stage, epoch] == pytest.approx(loss, abs=close), (model, stage, epoch)
 
 
 def test_metrics_json_has_the_promised_keys(demo: FinishedRun) -> None:

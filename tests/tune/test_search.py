@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import ray
@@ -23,9 +24,10 @@ from components.routing.policy import crm_only
 from components.routing.signals import Array, Floats
 from tests.components.routing.score_tables import score_table
 from tune import search as search_module
+from tune.choice import Candidate
 from tune.objective import Fold, ScoreData, evaluate, prepare
 from tune.search import Config, SearchResult, at_shares, search
-from tune.trials import Progress, _outcome
+from tune.trials import EndedTrial, Plan, _outcome, _proposals, _spec
 
 CONFIG = Config(trials=24, draws=200)
 
@@ -43,20 +45,20 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def helped(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, SearchResult, list[Progress]]:
+def helped(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, SearchResult, list[EndedTrial]]:
     del cluster  # it only has to run
     table, seen = score_table(), []
     lock = threading.Lock()  # can't be pickled, as little as a progress bar or a client of MLflow
 
-    def on_trial(progress: Progress) -> None:
+    def on_trial(trial: EndedTrial) -> None:
         with lock:
-            seen.append(progress)
+            seen.append(trial)
 
     return table, search(table, CONFIG, str(tmp_path_factory.getbasetemp() / "tune"), on_trial), seen
 
 
 @pytest.mark.ray
-def test_an_llm_that_knows_new_items_is_asked_within_the_budget(helped: tuple[pd.DataFrame, SearchResult, list[Progress]]) -> None:
+def test_an_llm_that_knows_new_items_is_asked_within_the_budget(helped: tuple[pd.DataFrame, SearchResult, list[EndedTrial]]) -> None:
     table, result, _ = helped
     routes = result.policy.decide(table)
     assert result.gain.above_zero
@@ -68,7 +70,7 @@ def test_an_llm_that_knows_new_items_is_asked_within_the_budget(helped: tuple[pd
 
 
 @pytest.mark.ray
-def test_a_policy_found_on_validation_holds_on_new_rows(helped: tuple[pd.DataFrame, SearchResult, list[Progress]]) -> None:
+def test_a_policy_found_on_validation_holds_on_new_rows(helped: tuple[pd.DataFrame, SearchResult, list[EndedTrial]]) -> None:
     _, result, _ = helped
     test = score_table(seed=99)
     label = test["label"].to_numpy()
@@ -76,10 +78,10 @@ def test_a_policy_found_on_validation_holds_on_new_rows(helped: tuple[pd.DataFra
 
 
 @pytest.mark.ray
-def test_every_trial_is_told_and_listed_with_the_crm_alone_first(helped: tuple[pd.DataFrame, SearchResult, list[Progress]]) -> None:
+def test_every_trial_is_told_and_listed_with_the_crm_alone_first(helped: tuple[pd.DataFrame, SearchResult, list[EndedTrial]]) -> None:
     _, result, seen = helped
-    assert [progress.done for progress in seen] == list(range(1, 25))
-    assert all(progress.total == 24 and progress.text.startswith("AUC 0.") for progress in seen)
+    assert [trial.done for trial in seen] == list(range(1, 25))
+    assert all(trial.total == 24 and trial.text.startswith("AUC 0.") for trial in seen)
     assert result.trials["router"].iloc[0] == "never"
     assert set(result.trials["router"].iloc[1:]) <= {"entropy", "gain"}
     assert len(result.trials) == len(result.candidates) > 25
@@ -87,7 +89,7 @@ def test_every_trial_is_told_and_listed_with_the_crm_alone_first(helped: tuple[p
 
 
 @pytest.mark.ray
-def test_the_front_starts_at_the_crm_and_rises_to_the_best_trial(helped: tuple[pd.DataFrame, SearchResult, list[Progress]]) -> None:
+def test_the_front_starts_at_the_crm_and_rises_to_the_best_trial(helped: tuple[pd.DataFrame, SearchResult, list[EndedTrial]]) -> None:
     _, result, _ = helped
     assert result.pareto["share"].iloc[0] == 0
     assert result.pareto["share"].is_monotonic_increasing
@@ -98,7 +100,7 @@ def test_the_front_starts_at_the_crm_and_rises_to_the_best_trial(helped: tuple[p
 
 @pytest.mark.ray
 def test_the_same_seed_finds_the_same_policy_in_a_folder_used_before(
-    helped: tuple[pd.DataFrame, SearchResult, list[Progress]], tmp_path_factory: pytest.TempPathFactory
+    helped: tuple[pd.DataFrame, SearchResult, list[EndedTrial]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     table, result, _ = helped
     again = search(table, CONFIG, str(tmp_path_factory.getbasetemp() / "tune"))
@@ -108,7 +110,7 @@ def test_the_same_seed_finds_the_same_policy_in_a_folder_used_before(
 
 @pytest.mark.ray
 def test_policies_at_fixed_shares_spend_them_whatever_the_search_chose(
-    helped: tuple[pd.DataFrame, SearchResult, list[Progress]],
+    helped: tuple[pd.DataFrame, SearchResult, list[EndedTrial]],
 ) -> None:
     table, result, _ = helped
     policies = at_shares(table, result.candidates, [0.1, 0.5, 1.0], CONFIG)
@@ -125,6 +127,33 @@ def test_an_llm_of_noise_is_never_asked_and_one_sentence_says_so(tmp_path: Path)
     assert result.sentence.startswith("On validation the LLM adds nothing measurable to the CRM: AUC changes by ")
     assert result.sentence.endswith("so the policy asks it never.")
     assert set(at_shares(score_table(), result.candidates, [0.2], CONFIG)) == {0.2}
+
+
+def _trials_in_this_process(data: ScoreData, plan: Plan, *_: object) -> tuple[list[Candidate], list[str]]:
+    """Try what the search's own proposals are, each told how those before it did, without Ray."""
+    proposals = _proposals(plan)
+    proposals.set_search_properties("auc", "max", dict(plan.space))
+    tried = []
+    for number in range(plan.trials):
+        spec = _spec(proposals.suggest(str(number)) or {}, plan.unit)
+        tried.append(Candidate(spec, evaluate(data, spec)))
+        proposals.on_trial_complete(str(number), {"auc": tried[-1].score.auc()})
+    return tried, []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_adaptive_search_asks_no_llm_whose_answers_are_anothers(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_module, "run_trials", _trials_in_this_process)
+    table = score_table(2_000, seed=seed)
+    table["p_llm"] = np.random.default_rng(seed).permutation(table["p_llm"].to_numpy())
+    result = search(table, replace(CONFIG, trials=40, seed=seed), "")
+    assert len(result.candidates) > 40
+    assert result.policy.never_asks
+
+
+def test_the_adaptive_search_without_ray_asks_an_llm_that_knows_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_module, "run_trials", _trials_in_this_process)
+    assert not search(score_table(2_000), CONFIG, "").policy.never_asks
 
 
 @pytest.mark.ray
@@ -152,7 +181,7 @@ def test_a_failing_trial_is_skipped_and_told(tmp_path: Path, monkeypatch: pytest
     data = _broken(prepare(table, 5), {"isotonic"})
     monkeypatch.setattr(search_module, "prepare", lambda *_: data)
     result = search(table, replace(CONFIG, trials=5, llm_calibrations=("none", "isotonic")), str(tmp_path), seen.append)
-    failed = [progress for progress in seen if progress.error]
+    failed = [trial for trial in seen if trial.error]
     assert 0 < len(failed) == len(result.failures) < 5
     assert all("isotonic" in line and "AttributeError" in line for line in result.failures)
     assert "failed and is skipped" in failed[0].text
@@ -183,7 +212,7 @@ def test_a_killed_trial_is_tried_again_and_the_search_ends_as_an_undisturbed_one
     disturbed = search(table, config, str(tmp_path / "disturbed"), seen.append)
     assert (tmp_path / "killed").exists()
     assert disturbed.failures == ()
-    assert [progress.done for progress in seen] == [1, 2, 3, 4, 5, 6]
+    assert [trial.done for trial in seen] == [1, 2, 3, 4, 5, 6]
     assert disturbed.trials.equals(search(table, config, str(tmp_path / "undisturbed")).trials)
 
 
@@ -202,8 +231,8 @@ def test_a_search_in_which_every_trial_fails_ends_with_an_error(tmp_path: Path, 
 def test_ctrl_c_during_the_search_ends_it_and_its_handler_is_the_callers_again(tmp_path: Path) -> None:
     before, seen = signal.getsignal(signal.SIGINT), []
 
-    def interrupt(progress: Progress) -> None:
-        seen.append(progress)
+    def interrupt(trial: EndedTrial) -> None:
+        seen.append(trial)
         signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):

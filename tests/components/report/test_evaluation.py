@@ -127,9 +127,16 @@ def test_a_policy_that_spends_more_than_its_budget_on_test_is_also_judged_within
     assert "10% at most" in [row[0].text.removeprefix("Routed, ") for row in headline(metrics).rows]
 
 
+def test_metrics_hold_what_else_a_policy_is_held_against(drawn: Evaluation):
+    controls = drawn.metrics["controls"]
+    assert list(controls) == ["capped", "placebo", "stacker"]
+    assert controls["stacker"]["llm_share"] == 1.0
+    assert drawn.metrics["test"]["average"]["logloss"] > controls["stacker"]["logloss"]
+
+
 def test_a_policy_within_its_budget_needs_no_other_figure(paper: Evaluation):
     assert "held to" not in paper.metrics["verdict"]
-    assert len(headline(paper.metrics).rows) == 6
+    assert len(headline(paper.metrics).rows) == 7
 
 
 def test_at_one_share_routers_differ_in_their_rows_alone(drawn: Evaluation):

@@ -26,6 +26,14 @@ def test_both_arms_are_compared_inside_each_third(bench: Bench):
     assert last["llm_share"] == 1.0
 
 
+def test_both_arms_are_compared_inside_what_the_policy_asked_about(bench: Bench):
+    asked, left = segments(bench, doubting().decide(bench.rows))["asked"]
+    assert (asked["name"], asked["rows"], asked["llm_share"]) == ("asked the LLM", 2, 1.0)
+    assert (asked["crm"]["auc"], asked["llm"]["auc"], asked["routed"]["auc"]) == (0.0, 1.0, 1.0)
+    assert (left["name"], left["rows"], left["llm_share"]) == ("left to the CRM", 4, 0.0)
+    assert left["crm"] == left["routed"]
+
+
 def test_rows_fall_into_buckets_of_history_and_popularity(bench: Bench):
     found = segments(bench, doubting().decide(bench.rows))
     assert [(item["name"], item["rows"]) for item in found["history"]] == [("0 to 9", 2), ("10 to 29", 3), ("300 or more", 1)]

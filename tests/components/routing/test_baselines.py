@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from components import metrics
-from components.routing.baselines import at_share, average, capped, oracle, placebo, random_routing
+from components.routing.baselines import at_share, average, capped, oracle, placebo, random_routing, stacker
 from components.routing.calibration import fit
 from components.routing.fit import Spec, fit_policy
 from components.routing.policy import crm_only, request_of
-from components.routing.router import RouterName
+from components.routing.router import COLUMNS, RouterName
 from components.routing.signals import logit, sigmoid
 from tests.components.routing.score_tables import score_table
 
@@ -94,6 +94,23 @@ def test_average_is_the_mean_of_platt_calibrated_logits_everywhere() -> None:
     assert routes.p_routed == pytest.approx(sigmoid((logit(crm) + logit(llm)) / 2))
 
 
+def test_the_stacker_finds_the_weights_that_labels_were_drawn_with() -> None:
+    random = np.random.default_rng(0)
+    tables = []
+    for _ in range(2):
+        crm, llm = random.normal(size=(2, 20_000))
+        label = (random.random(20_000) < sigmoid(1.5 * crm - 0.5 * llm + 0.2)).astype(np.int8)
+        tables.append({"p_crm": sigmoid(crm), "p_llm": sigmoid(llm), "label": label, **dict.fromkeys(COLUMNS[1:], np.ones(20_000))})
+    valid, test = tables
+    valid["p_llm"][:100] = np.nan
+    test["p_llm"][0] = np.nan
+    routes = stacker(valid, test)
+    assert routes.arm.tolist() == ["crm"] + ["llm"] * 19_999
+    expected = sigmoid(1.5 * logit(test["p_crm"][1:]) - 0.5 * logit(test["p_llm"][1:]) + 0.2)
+    assert routes.p_routed[1:] == pytest.approx(expected, abs=0.03)
+    assert routes.p_routed[0] == pytest.approx(fit("platt", valid["p_crm"], valid["label"]).apply(test["p_crm"][:1])[0])
+
+
 def test_the_placebo_spends_the_given_share_on_answers_that_know_nothing() -> None:
     valid, test = score_table(1_000, seed=1), score_table(1_000, seed=2)
     policy = fit_policy(valid, Spec("entropy", 0.2, "replace", 1.0, "platt", "isotonic"))
@@ -136,6 +153,21 @@ def test_the_oracle_replaces_the_rows_that_gain_most_and_none_that_lose() -> Non
     assert oracle(rows, crm_only(), share=0.5).arm.tolist() == ["crm", "llm", "crm", "llm"]
     assert oracle(rows, crm_only(), share=1.0).arm.tolist() == ["llm", "llm", "crm", "llm"]
     assert oracle(rows, crm_only(), share=1.0).p_routed.tolist() == [0.6, 0.9, 0.5, 0.8]
+
+
+def test_the_oracle_of_whole_requests_weighs_all_their_rows_together() -> None:
+    rows = {
+        "p_crm": np.array([0.5, 0.5, 0.5, 0.5, 0.5, 0.5]),
+        "p_llm": np.array([0.9, 0.1, 0.7, np.nan, 0.8, 0.4]),
+        "label": np.array([1, 1, 1, 1, 1, 1]),
+        "user_id": np.array([0, 0, 1, 1, 2, 2]),
+        "timestamp_s": np.zeros(6, np.int64),
+    }
+    # Row by row the first gains most, but its request loses: ln(.9 .1) < ln(.5 .5). The others gain ln 1.4 and ln 1.28.
+    whole = crm_only(unit="request")
+    assert oracle(rows, crm_only(), share=0.2).arm.tolist() == ["llm", "crm", "crm", "crm", "crm", "crm"]
+    assert oracle(rows, whole, share=0.4).arm.tolist() == ["crm", "crm", "llm", "crm", "crm", "crm"]
+    assert oracle(rows, whole, share=1.0).arm.tolist() == ["crm", "crm", "llm", "crm", "llm", "llm"]
 
 
 def test_at_one_share_the_oracle_beats_the_policy_and_the_policy_beats_chance() -> None:
