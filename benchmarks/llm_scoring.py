@@ -79,7 +79,7 @@ def tandem(model: str, dtype: torch.dtype, cache: PrefixCache | None = None) -> 
 def plain(model: str) -> Score:
     """Score whole prompts in padded batches with all logits, as a first script with transformers does."""
     answers = backbone.load_encoder(backbone.Config(path=model), 100).layout.answer_ids
-    whole: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model).eval()
+    whole: PreTrainedModel = AutoModelForCausalLM.from_pretrained(model, local_files_only=True).eval()
 
     def score(users: Sequence[SharedPrompts]) -> NDArray[np.float64]:
         prompts = [np.concatenate([user.prefix, suffix]).astype(np.int64) for user in users for suffix in user.suffixes]
@@ -162,7 +162,7 @@ def hand_over(folder: Path, model: str, users: Sequence[SharedPrompts]) -> None:
         suffix_ends=np.cumsum([len(each) for each in suffixes]),
         user_ends=np.cumsum([len(each.suffixes) for each in readings]),
     )
-    torch.save(AutoModelForCausalLM.from_pretrained(model).state_dict(), folder / "weights.pt")
+    torch.save(AutoModelForCausalLM.from_pretrained(model, local_files_only=True).state_dict(), folder / "weights.pt")
     (folder / "answers.json").write_text(json.dumps(backbone.load_encoder(backbone.Config(path=model), 100).layout.answer_ids))
 
 

@@ -120,7 +120,7 @@ def plain(case: Case, *_: int) -> Turns:
     """Train with torch alone, as well as a page of code does: padded, bf16 by autocast, the head at the answer only."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(case.llm, dtype=torch.float32).to(case.device).train()
+    model = AutoModelForCausalLM.from_pretrained(case.llm, local_files_only=True, dtype=torch.float32).to(case.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=case.stage.llm_learning_rate, weight_decay=case.stage.weight_decay)
     prompts, answers, batches = token_arrays(case.samples), _answers(case), case.batches()
     done = Done()
@@ -149,8 +149,8 @@ def trainer(case: Case, *_: int) -> Turns:
     from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
     from transformers.trainer_callback import PrinterCallback
 
-    model = AutoModelForCausalLM.from_pretrained(case.llm, dtype=torch.float32)
-    collator = DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(case.llm))
+    model = AutoModelForCausalLM.from_pretrained(case.llm, local_files_only=True, dtype=torch.float32)
+    collator = DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(case.llm, local_files_only=True))
     prompts, answers, lengths = token_arrays(case.samples), _answers(case), _lengths(case)
     batches = case.batches()
     clock: dict[int, NDArray[np.float64]] = {}

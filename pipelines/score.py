@@ -11,7 +11,7 @@ import pyarrow as pa
 from ray.data import ActorPoolStrategy
 
 from components import artifacts
-from components.errors import ConfigError
+from components.bounds import require_above, require_at_least
 from components.memory import keep_freed_memory
 from pipelines.board import Line, Reader
 from pipelines.cluster import Asked, Need, map_tables, on_gpus, read_parts, write_parts
@@ -43,8 +43,9 @@ class Config:
     """Tokens of one LLM batch: a few thousand keep a CPU's caches, GPUs want many more."""
 
     def __post_init__(self) -> None:
-        if min(self.crm_actors, self.llm_actors, self.rows_per_block) < 1 or min(self.cpus_per_actor, self.gpus_per_actor) <= 0:
-            raise ConfigError(f"score: expected actors and rows_per_block >= 1, cpus_per_actor and gpus_per_actor > 0, got {self}")
+        for name in ("crm_actors", "llm_actors", "rows_per_block", "max_batch_tokens"):
+            require_at_least(1, {f"score.{name}": getattr(self, name)})
+        require_above(0, {f"score.{name}": getattr(self, name) for name in ("cpus_per_actor", "gpus_per_actor")})
 
 
 def run(context: StageContext, config: Config) -> None:

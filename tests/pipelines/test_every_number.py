@@ -36,7 +36,6 @@ BOUNDED = {
 FREE = {
     "train.deepspeed.zero_stage",  # a choice, which the command line checks
     "prepare.expected_rows",  # counts that a protocol promises: others are a run that ends after its first stage
-    "score.max_batch_tokens",
 }
 UNNAMED = {"prepare.train_fraction", "prepare.valid_fraction", "evaluate.bootstrap_draws", "evaluate.random_draws"}  # in their errors
 

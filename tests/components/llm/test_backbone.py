@@ -223,7 +223,7 @@ def test_an_encoder_reads_the_base_of_an_adapter(folders, tmp_path: Path) -> Non
 def test_gradient_checkpointing_changes_no_gradient_not_even_that_of_hidden_states(folders, name: str, finetune) -> None:
     gradients = []
     for checkpointing in (False, True):
-        llm = open_(folders[name, True], finetune=finetune, gradient_checkpointing=checkpointing).train()
+        llm = open_(folders[name, True], finetune=finetune, gradient_checkpointing=checkpointing).train().double()
         for dropout in (module for module in llm.modules() if isinstance(module, nn.Dropout)):
             dropout.p = 0.0
         output = llm(batch(folders[name, True]))
