@@ -72,7 +72,7 @@ def chain(config: RunConfig, output: str, tables: Tables) -> list[Step]:
             ("prompts",),
             lambda at: train.run(at, job, config.cluster.autoscales),
         ),
-        Step("scores", (config.score,), ("checkpoints",), lambda at: score.run(at, config.score)),
+        Step("scores", (config.score,), ("checkpoints",), lambda at: score.run(at, config.score, config.llm)),
         Step("policy", (config.tune,), ("scores",), lambda at: policy.run(at, config.tune)),
         Step("ensemble", (), ("checkpoints", "policy"), lambda at: gathering.run(at, asked)),
         Step(

@@ -62,7 +62,8 @@ class Config:
             raise ConfigError("prepare: expected history_length >= 1, min_history >= 0 and tag_width >= 1")
         if not (0 < self.train_fraction < 1 and 0 < self.valid_fraction < 1 - self.train_fraction):
             raise ConfigError(
-                f"prepare: expected fractions that leave rows to test on, got {self.train_fraction} and {self.valid_fraction}"
+                "prepare.train_fraction, prepare.valid_fraction: expected shares above 0 that leave rows to test on, "
+                f"got {self.train_fraction} and {self.valid_fraction}"
             )
         if not 0 <= self.max_bad_fraction < 1:
             raise ConfigError(f"prepare.max_bad_fraction: expected a share in [0, 1), got {self.max_bad_fraction}")

@@ -12,6 +12,7 @@ from ray.data import ActorPoolStrategy
 
 from components import artifacts
 from components.bounds import require_above, require_at_least
+from components.llm import config as llm_config
 from components.memory import keep_freed_memory
 from pipelines.board import Line, Reader
 from pipelines.cluster import Asked, Need, map_tables, on_gpus, read_parts, write_parts
@@ -48,8 +49,8 @@ class Config:
         require_above(0, {f"score.{name}": getattr(self, name) for name in ("cpus_per_actor", "gpus_per_actor")})
 
 
-def run(context: StageContext, config: Config) -> None:
-    """Write the artifact `scores/`: the score table as Parquet files."""
+def run(context: StageContext, config: Config, llm: llm_config.Config) -> None:
+    """Write the artifact `scores/`: the score table as Parquet files. `llm` is how the LLM was trained."""
     models, tables = context.artifact("checkpoints"), context.artifact("tables")
     prompts = artifacts.require(context.artifact("prompts")).facts["prompts"]
     total, done = prompts["valid"] + prompts["test"], Counter[str]()
@@ -77,7 +78,7 @@ def run(context: StageContext, config: Config) -> None:
         )
         by_both = by_crm.map_batches(
             LlmScorer,
-            fn_constructor_args=(artifacts.join(models, "llm"), config, "cuda" if gpu else "cpu", reader.board),
+            fn_constructor_args=(_trained(artifacts.join(models, "llm"), llm, gpu), config, "cuda" if gpu else "cpu", reader.board),
             batch_format="pyarrow",
             batch_size=config.rows_per_block,
             compute=ActorPoolStrategy(size=config.llm_actors),
@@ -96,6 +97,11 @@ def wants_gpu(config: Config) -> bool:
 def places(config: Config, gpu: bool) -> Need:
     """Return what the LLM's actors ask for."""
     return Need("LLM scoring actors", config.llm_actors, {"CPU": config.cpus_per_actor, **({"GPU": config.gpus_per_actor} if gpu else {})})
+
+
+def _trained(uri: str, llm: llm_config.Config, gpu: bool) -> llm_config.Config:
+    """Return how the trained model is loaded: with the attention that it was trained with, where the device has it."""
+    return llm_config.Config(path=uri, dtype="auto", attention=llm.attention if gpu or llm.attention == "eager" else "sdpa")
 
 
 def _marked(split: str) -> Callable[[pa.Table], pa.Table]:
@@ -124,7 +130,7 @@ class CrmScorer:
 class LlmScorer:
     """A worker that adds the LLM's click probability."""
 
-    def __init__(self, llm: str, config: Config, device: str, board: Any) -> None:
+    def __init__(self, llm: llm_config.Config, config: Config, device: str, board: Any) -> None:
         import torch
 
         from components.joint.data import token_arrays
@@ -133,7 +139,7 @@ class LlmScorer:
 
         self._score, self._tokens = score_prompts, token_arrays
         torch.set_num_threads(max(1, int(config.cpus_per_actor)))
-        self._llm = backbone.load(backbone.Config(path=llm, dtype="auto"))[0].to(device)
+        self._llm = backbone.load(llm)[0].to(device)
         self._config, self._device, self._board = config, device, board
 
     def __call__(self, samples: pa.Table) -> pa.Table:

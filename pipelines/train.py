@@ -29,6 +29,7 @@ from ray.train import (
 from ray.train import RunConfig as RayRunConfig
 
 from components import artifacts, storage
+from components.bounds import require_above, require_at_least
 from components.crm import CrmConfig
 from components.disk import named_when_full
 from components.errors import ConfigError, ResourceError, TandemError
@@ -92,12 +93,11 @@ class Config:
     """Seconds between checkpoints; one is also written after each epoch."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or self.cpus_per_worker < 1 or self.gpus_per_worker <= 0:
-            raise ConfigError("train: expected workers and cpus_per_worker >= 1 and gpus_per_worker > 0")
-        if not 0 <= self.max_failures <= 100 or self.checkpoint_every_s < 0:
-            raise ConfigError(
-                f"train: expected max_failures 0 to 100 and checkpoint_every_s >= 0, got {self.max_failures} and {self.checkpoint_every_s}"
-            )
+        require_at_least(1, {"train.workers": self.workers, "train.cpus_per_worker": self.cpus_per_worker})
+        require_above(0, {"train.gpus_per_worker": self.gpus_per_worker})
+        require_at_least(0, {"train.checkpoint_every_s": self.checkpoint_every_s})
+        if not 0 <= self.max_failures <= 100:
+            raise ConfigError(f"train.max_failures: expected 0 to 100, got {self.max_failures}")
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,7 @@ def run(context: StageContext, job: Job, autoscales: bool = False) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer  # imports torch: seconds that a command line should not wait
 
     job = replace(job, gpu=wants_gpu(job.train))
+    job.train.deepspeed.require_device(job.gpu)
     start = newest_whole(context.scratch, job.train.workers, context.progress.say)
     earlier = read_log(start) if start else []
     if start:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from components.errors import ConfigError
+from components.bounds import require_at_least
 from components.report.bench import Bench, without_nan
 from components.report.segments import segments
 from components.report.shares import Contest, at_shares, curve, reliability
@@ -32,8 +32,7 @@ class Config:
     """Seed of the resamples and of random routing."""
 
     def __post_init__(self) -> None:
-        if min(self.bootstrap_draws, self.random_draws) < 1:
-            raise ConfigError(f"evaluate: expected at least one draw, got {self.bootstrap_draws} and {self.random_draws}")
+        require_at_least(1, {"evaluate.bootstrap_draws": self.bootstrap_draws, "evaluate.random_draws": self.random_draws})
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
             make(output, "tables", lambda at: tables(at, data))
             make(output, "prompts", lambda at: prompts.run(at, ASKED, backbone.Config(path=str(data / "backbone")), seed=3))
             make(output, "checkpoints", lambda at: checkpoints(at, data))
-            make(output, "scores", lambda at: score.run(at, score.Config(llm_actors=1, rows_per_block=8)))
+            make(output, "scores", lambda at: score.run(at, score.Config(llm_actors=1, rows_per_block=8), backbone.Config()))
     return output
 
 
