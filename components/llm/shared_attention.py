@@ -95,10 +95,8 @@ def _to_prefixes(
 
 def _mixed(to_prefix: tuple[Tensor, Tensor], own: list[tuple[Tensor, Tensor]], cells: Tensor) -> Tensor:
     """Mix attention to prefixes with that to own suffixes, which stands in grids with a cell for each query."""
-    (prefix, prefix_sums), (found, sums) = (
-        to_prefix,
-        (torch.cat([each.flatten(0, 1) for each in parts])[cells] for parts in zip(*own, strict=True)),
-    )
+    found, sums = (torch.cat([each.flatten(0, 1) for each in parts]).index_select(0, cells) for parts in zip(*own, strict=True))
+    prefix, prefix_sums = to_prefix
     # In full precision: a share of the softmax rounded to bfloat16 would move a candidate's score more than all else here.
     return torch.lerp(found.float(), prefix.float(), torch.sigmoid(prefix_sums - sums)[..., None]).to(found.dtype)
 
