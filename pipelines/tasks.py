@@ -11,11 +11,12 @@ from ray import ObjectRef
 from components.errors import ArtifactError
 
 CPUS = 1.0  # of a task
+RETRIES = 10  # of a task whose worker is lost: Ray's own 3 are few where machines come and go
 
 
 def started(work: Callable[..., Any], *arguments: Any) -> ObjectRef:
     """Start a task; a reference among the arguments becomes what it stands for."""
-    return ray.remote(num_cpus=CPUS)(work).remote(*arguments)
+    return ray.remote(num_cpus=CPUS, max_retries=RETRIES)(work).remote(*arguments)
 
 
 def started_in_parts(work: Callable[..., Sequence[Any]], parts: int, *arguments: Any) -> list[ObjectRef]:
@@ -27,7 +28,7 @@ def started_in_parts(work: Callable[..., Sequence[Any]], parts: int, *arguments:
 
     if parts == 1:
         return [started(only, *arguments)]
-    return ray.remote(num_cpus=CPUS, num_returns=parts)(work).remote(*arguments)  # pyright: ignore[reportCallIssue, reportReturnType]
+    return ray.remote(num_cpus=CPUS, max_retries=RETRIES, num_returns=parts)(work).remote(*arguments)  # pyright: ignore[reportCallIssue, reportReturnType]
 
 
 def results(work: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
