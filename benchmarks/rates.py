@@ -3,7 +3,7 @@
 python benchmarks/rates.py [--run RUN_FOLDER] [--seconds S]
 
 Work is counted in CPU seconds of this process, which computes with one thread: beside other programs the figures stay what they
-are. Ray, disks and networks are not in them; `benchmarks/prepare_scaling.py` measures the first stage as a whole.
+are. Ray, disks and networks are not in them; `benchmarks/preparing.py` measures the first two stages as a whole.
 """
 
 from __future__ import annotations

@@ -11,23 +11,19 @@ from ray import ObjectRef
 from components.errors import ArtifactError
 
 CPUS = 1.0  # of a task
+RETRIES = 10  # of a task whose worker is lost: Ray's own 3 are few where machines come and go
 
 
 def started(work: Callable[..., Any], *arguments: Any) -> ObjectRef:
     """Start a task; a reference among the arguments becomes what it stands for."""
-    return ray.remote(num_cpus=CPUS)(work).remote(*arguments)
+    return _call.remote(work, *arguments)
 
 
 def started_in_parts(work: Callable[..., Sequence[Any]], parts: int, *arguments: Any) -> list[ObjectRef]:
     """Start a task that returns so many parts; each can be asked for without the others."""
-
-    def only(*given: Any) -> Any:  # Ray takes a list of one for one part that is a list
-        (part,) = work(*given)
-        return part
-
-    if parts == 1:
-        return [started(only, *arguments)]
-    return ray.remote(num_cpus=CPUS, num_returns=parts)(work).remote(*arguments)  # pyright: ignore[reportCallIssue, reportReturnType]
+    if parts == 1:  # Ray would take a list of one for one part that is a list
+        return [started(_first, work, *arguments)]
+    return _call.options(num_returns=parts).remote(work, *arguments)  # pyright: ignore[reportReturnType]
 
 
 def results(work: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
@@ -35,6 +31,15 @@ def results(work: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> I
     waiting = [started(work, *each) for each in arguments]
     while waiting:
         yield ray.get(waiting.pop(0))
+
+
+@ray.remote(num_cpus=CPUS, max_retries=RETRIES)
+def _call(work: Callable[..., Any], *arguments: Any) -> Any:
+    return work(*arguments)
+
+
+def _first(work: Callable[..., Sequence[Any]], *arguments: Any) -> Any:
+    return work(*arguments)[0]
 
 
 def require_rows(uri: str, rows: int) -> None:
