@@ -25,6 +25,7 @@ from tests.serving.served import BOTH, Served
 
 pytestmark = pytest.mark.end_to_end
 PAUSE_S = 0.1  # of each client, between two requests
+LATE = {"llm_timeout", "llm_overloaded", "circuit_open", "deadline"}  # on a machine that other tests keep busy
 EVERYTHING = {**BOTH, "threshold": "-inf"}
 
 
@@ -132,7 +133,7 @@ def test_a_new_model_rolls_in_without_a_failed_request(deployed: Cluster) -> Non
     assert arms["seed-0"] != pytest.approx(arms["seed-1"], abs=1e-3)
     for answer in found.answers:
         if answer.body["degraded"]:
-            assert answer.body["degraded_cause"] in ("llm_other_version", "llm_overloaded", "llm_timeout", "llm_unavailable")
+            assert answer.body["degraded_cause"] in LATE | {"llm_other_version", "llm_unavailable"}
         else:
             assert p_llm(answer.body) == pytest.approx(arms[answer.body["model_version"]], abs=1e-5)
 
@@ -171,5 +172,5 @@ def test_an_llm_that_cannot_load_leaves_the_answers_to_the_version_before(deploy
     assert found.statuses == {200}
     assert not found.failures
     assert {answer.body["model_version"] for answer in found.answers} == {before["model_version"]}
-    assert {answer.body["degraded_cause"] for answer in found.answers} <= {None, "llm_timeout", "llm_overloaded", "circuit_open"}
+    assert {answer.body["degraded_cause"] for answer in found.answers} <= LATE | {None}
     assert not everything_asked(deployed)["degraded"]
