@@ -256,7 +256,7 @@ def test_workers_ask_for_gpus_only_where_they_are_used() -> None:
     ],
 )
 def test_an_impossible_configuration_is_refused(keys: dict) -> None:
-    with pytest.raises(ConfigError, match="train: expected"):
+    with pytest.raises(ConfigError, match=rf"^train\.{next(iter(keys))}: expected "):
         train.Config(**keys)
 
 
