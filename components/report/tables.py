@@ -50,7 +50,7 @@ class Table:
 
 def headline(metrics: Metrics) -> Table:
     """Return the arms and baselines with every metric."""
-    head = ("", "AUC", "AUC − CRM", "UAUC", "UAUC − CRM", "LogLoss", "Accuracy", "ECE", "LLM share", "Requests")
+    head = ("", "LLM share", "AUC", "AUC − CRM", "UAUC", "UAUC − CRM", "LogLoss", "Accuracy", "ECE", "Requests")
     test, policy = metrics["test"], metrics["policy"]
     entries = [(name, {**metrics["controls"], **test}[key]) for key, name in ARMS.items()]
     given = "the policy's share" if test["routed"]["llm_share"] else "a share of 20%, since the policy asks nothing"
@@ -68,8 +68,8 @@ def headline(metrics: Metrics) -> Table:
 def _headline_row(name: str, entry: Metrics, crm: Metrics) -> tuple[Cell, ...]:
     ordered = (text for key in ("auc", "uauc") for text in (number(entry[key]), _against(entry, crm, key)))
     figures = [number(entry[key]) for key in ("logloss", "accuracy", "ece")]
-    asked = [percent(entry.get(key)) for key in ("llm_share", "request_share")]
-    return cells(name, *ordered, *figures, *asked)
+    share, requests = (percent(entry.get(key)) for key in ("llm_share", "request_share"))
+    return cells(name, share, *ordered, *figures, requests)
 
 
 def _against(entry: Metrics, crm: Metrics, key: str) -> str:
