@@ -189,7 +189,7 @@ def test_ten_times_more_requests_than_it_can_answer_are_refused_and_the_rest_ans
     capacity, of_crm = (per_second(endpoint, body, 8, 3) for body in (BOTH, CRM_ONLY))
     assert 10 * capacity / alone <= CROWD, "ten times as many clients as it can keep up with"
     before = {name: memory(endpoint, name) for name in (":Ingress", "ProxyActor")}
-    with load(endpoint, BOTH, CROWD) as found:  # more than all processes and queues hold
+    with load(endpoint, BOTH, CROWD, pause_s=0.1) as found:  # more than all processes and queues hold
         time.sleep(6)
         counted = list(found.answers)  # those that come while the clients stop are none of these seconds
     grown = {name: (memory(endpoint, name) - bytes_before) / 2**20 for name, bytes_before in before.items()}
