@@ -182,6 +182,7 @@ def test_padding_is_left_out_and_places_start_anew_in_each_prompt() -> None:
 def test_validation_is_read_as_it_ever_was(folders, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed_training, "answer", lambda *_: pytest.fail("packed"))
     llm = open_(folders["llama", True])
-    llm.eval()(batch(llm))
+    validated = llm.eval()(batch(llm)).logits_B
     with torch.no_grad():
-        llm.train()(batch(llm))
+        scored = llm.train()(batch(llm)).logits_B
+    torch.testing.assert_close(scored, validated, atol=0, rtol=0)
