@@ -52,6 +52,8 @@ class Workbench:
         if self._parts.alignment.pairs and any(stage.config.weights.alignment for stage in stages):
             layers = len(build_crm(self._parts.crm, self.store.inputs).hidden_widths)
             self._parts.alignment.require_layers(backbone.blocks(self._parts.llm), layers)
+        if any("llm" in stage.models for stage in stages):
+            backbone.require_adaptable(self._parts.llm)
         valid: dict[ModelName, str] = {"crm": join(self._parts.tables, "valid"), "llm": join(self._parts.prompts, "early_stopping")}
         return Training(stages, self.build, self.engine, self.store, self.layout, valid, self._parts.seed, around)
 

@@ -79,6 +79,15 @@ def blocks(config: Config) -> int:
     return _architecture(_base(config)).get_text_config().num_hidden_layers
 
 
+def require_adaptable(config: Config) -> None:
+    """Raise ConfigError where the adapters that are asked for fit no module of the model; reads no weights."""
+    base = _base(config)
+    if config.finetune == "lora" and base.path == config.path:  # an adapter's folder says itself what it adapts
+        architecture = _architecture(base)
+        with torch.device("meta"):
+            _adapt(_auto(is_masked(architecture)).from_config(architecture), config)
+
+
 def save(llm: ClickLlm, tokenizer: PreTrainedTokenizerBase, folder: str, state_dict: Mapping[str, Tensor] | None = None) -> None:
     """Write an ordinary transformers folder, or with LoRA an ordinary peft folder and the name of its base.
 
@@ -150,17 +159,21 @@ def _architecture(config: Config) -> PreTrainedConfig:
     return architecture
 
 
+def _auto(masked: bool) -> Any:
+    return AutoModelForMaskedLM if masked else AutoModelForCausalLM
+
+
 def _load_model(config: Config, architecture: PreTrainedConfig, masked: bool) -> transformers.PreTrainedModel:
-    auto: Any = AutoModelForMaskedLM if masked else AutoModelForCausalLM
     options = {
         "dtype": "auto" if config.dtype == "auto" else getattr(torch, config.dtype),
         "attn_implementation": config.attention,
         "use_safetensors": True,
     }
     try:
-        model, info = auto.from_pretrained(_place(config), config=architecture, output_loading_info=True, **options, **_source(config))
+        found = _auto(masked).from_pretrained(_place(config), config=architecture, output_loading_info=True, **options, **_source(config))
     except _BROKEN as error:
         raise _unusable(config, "model", error) from error
+    model, info = found
     model.name_or_path = config.path  # what an adapter notes as its base: another machine's copy lies elsewhere
     lost = sorted(name for name in info["missing_keys"] if name.startswith(model.base_model_prefix + ".") or config.finetune == "lora")
     if lost:

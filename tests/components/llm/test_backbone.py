@@ -159,6 +159,16 @@ def test_new_adapters_depend_on_the_seed_alone(folders) -> None:
     assert not any(torch.equal(one, other) for one, other in zip(adapters[0], adapters[2], strict=True))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_adapters_that_fit_no_module_are_refused_without_a_look_at_the_weights(folders, tmp_path: Path, name: str) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(folders[name, True], bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    backbone.require_adaptable(backbone.Config(path=str(bare), finetune="lora"))
+    backbone.require_adaptable(backbone.Config(path=str(bare), lora_targets=("q_prj",)))
+    with pytest.raises(ConfigError, match=r"no adapter fits the model: .*q_prj"):
+        backbone.require_adaptable(backbone.Config(path=str(bare), finetune="lora", lora_targets=("q_prj",)))
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
 @pytest.mark.parametrize("gathered", [True, False])
 def test_a_saved_adapter_is_an_ordinary_peft_folder_and_loads_back(folders, tmp_path: Path, name: str, gathered: bool) -> None:
