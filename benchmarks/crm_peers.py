@@ -36,7 +36,9 @@ def arguments(doc: str | None, **more: Mapping[str, Any]) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=1_000_209, help="ratings; a tenth validates, a tenth tests")
     parser.add_argument("--kept", type=Path, help="folder to keep the rows in, or one that holds them from another run")
     parser.add_argument("--batch", type=int, default=4096)
-    parser.add_argument("--threads", type=int, default=1, help="of each side")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="of each side: of a peer's process, or our workers with one each"
+    )
     parser.add_argument("--rounds", type=int, default=2)
     for name, settings in more.items():
         parser.add_argument(f"--{name}", **settings)

@@ -2,7 +2,8 @@
 
 python benchmarks/crm_scoring.py [--peers FOLDER] [--data FOLDER] [--rows N] [--threads N] [--rounds N] [--kept FOLDER]
 
-Every side scores the same rows with the same shape, untrained, the peers in batches of 8,192 and we in the blocks of our stage.
+Every side scores the same rows with the same shape, untrained, the peers in batches of 8,192 on as many threads as we have processes,
+we in the blocks of our stage.
 Reading counts for us and the bare loop (Parquet) and for FuxiCTR (its npz); RecBole has its rows in memory. Rounds run the sides one
 after another; figures are medians.
 """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +20,7 @@ from components.crm import Crm, CrmConfig, build
 from components.crm.dcnv2 import Dcnv2
 from components.crm.fold_in import FoldIn
 from components.features.reader import Share
-from components.features.store import HISTORY_NUMBERS
+from components.features.store import HISTORY_NUMBERS, FeatureStore
 from components.features.tables import count_rows, load_store, read_samples
 from components.joint.crm_files import score_crm
 from components.joint.engine import ParameterGroup, TorchEngine
@@ -27,6 +29,8 @@ from components.joint.plan import ModelName, Stage, StageConfig
 from components.joint.training import Line, Surroundings, Training, load_weights
 from components.llm.tokens import TokenLayout
 from components.memory import keep_freed_memory
+
+_scorer: Scorer  # of a process of the pool
 
 
 def crm_config(job: Mapping[str, Any]) -> CrmConfig:
@@ -56,14 +60,16 @@ class Clock:
         self._last_s = now_s
 
 
-def train(job: Mapping[str, Any], tables: Path) -> tuple[Crm, dict[str, float]]:
-    """Train as the pipeline's first stage does, on one worker."""
+def train(job: Mapping[str, Any], tables: Path, share: Share) -> tuple[Crm, dict[str, float]]:
+    """Train as the pipeline's first stage does, as one of its workers, which share a batch."""
     started_s, clock = time.perf_counter(), Clock()
     config, store = crm_config(job), load_store(str(tables))
     store = store if config.reads_history else store.without_history()
     weights = LossWeights(crm=1.0)
     rates: dict[str, Any] = {"crm_learning_rate": job["learning_rate"], "schedule": "constant", "warmup_share": 0.0}
-    stage = Stage("warmup", StageConfig(weights, job["epochs"], job["batch"], patience=job["epochs"], **rates), str(tables / "train"))
+    stage = Stage(
+        "warmup", StageConfig(weights, job["epochs"], job["batch"] // share.workers, patience=job["epochs"], **rates), str(tables / "train")
+    )
     rows = count_rows(stage.samples_uri)
 
     def make(_: ModelName) -> Crm:
@@ -77,7 +83,7 @@ def train(job: Mapping[str, Any], tables: Path) -> tuple[Crm, dict[str, float]]:
     def no_checkpoint(write: Callable[[Path], None]) -> None:
         pass
 
-    around = Surroundings(Share(), clock.line, no_checkpoint, float("inf"), log_every_steps=rows // job["batch"])
+    around = Surroundings(share, clock.line, no_checkpoint, float("inf"), log_every_steps=rows // job["batch"])
     layout = cast(TokenLayout, None)  # no LLM here
     training = Training([stage], make, engine, store, layout, {"crm": str(tables / "valid")}, job["seed"], around)
     training.run()
@@ -87,11 +93,71 @@ def train(job: Mapping[str, Any], tables: Path) -> tuple[Crm, dict[str, float]]:
     return crm, {"train_rate": steps * job["batch"] / clock.train_s, "whole_s": time.perf_counter() - started_s}
 
 
-def score_rows(job: Mapping[str, Any], crm: Crm, tables: Path, split: str) -> np.ndarray:
-    """Score a split as the pipeline's stage does, block by block."""
-    store, samples = load_store(str(tables)), read_samples(str(tables / split))
+def train_together(job: Mapping[str, Any], tables: Path) -> tuple[Crm, dict[str, float]]:
+    """Train on as many workers as threads are given, each with one, as the pipeline does; return what the first one has."""
+    if job["threads"] == 1:
+        return train(job, tables, Share())
+    with tempfile.TemporaryDirectory() as folder:
+        started_s = time.perf_counter()
+        torch.multiprocessing.spawn(_work, (job, tables, Path(folder)), nprocs=job["threads"])
+        answer = {**json.loads(Path(folder, "answer.json").read_text()), "whole_s": time.perf_counter() - started_s}
+        crm = build(crm_config(job), load_store(str(tables)).inputs)
+        crm.load_state_dict(torch.load(Path(folder, "crm.pt"), weights_only=True))
+    return crm, answer
+
+
+def _work(rank: int, job: Mapping[str, Any], tables: Path, folder: Path) -> None:
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    workers = job["threads"]
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=workers)
+    crm, answer = train(job, tables, Share(rank, workers))
+    if rank == 0:
+        torch.save(crm.state_dict(), folder / "crm.pt")
+        (folder / "answer.json").write_text(json.dumps(answer))
+    torch.distributed.destroy_process_group()
+
+
+def score_rows(job: Mapping[str, Any], crm: Crm, store: FeatureStore, uri: str) -> np.ndarray:
+    """Score samples as the pipeline's stage does, block by block."""
+    samples = read_samples(uri)
     blocks = [samples.slice(start, job["score_batch"]) for start in range(0, samples.num_rows, job["score_batch"])]
     return np.concatenate([score_crm(crm, store, block)["p_crm"] for block in blocks])
+
+
+class Scorer:
+    """A process that scores with an untrained model, file by file, as one of the stage's tasks."""
+
+    def __init__(self, job: Mapping[str, Any], tables: Path) -> None:
+        keep_freed_memory()
+        torch.set_num_threads(1)
+        self._job, self._store = job, load_store(str(tables))
+        self._crm = build(crm_config(job), self._store.inputs).eval()
+
+    def score(self, file: Path) -> np.ndarray:
+        return score_rows(self._job, self._crm, self._store, str(file))
+
+
+def score_rate(job: Mapping[str, Any], tables: Path) -> float:
+    """Return rows/s of scoring all of train in as many processes as threads are given."""
+    files = sorted((tables / "train").glob("*.parquet"))
+    if job["threads"] == 1:
+        scorer, started_s = Scorer(job, tables), time.perf_counter()
+        rows = sum(len(scorer.score(file)) for file in files)
+        return rows / (time.perf_counter() - started_s)
+    with multiprocessing.get_context("spawn").Pool(job["threads"], _start, (job, tables)) as pool:
+        pool.map(_score, files[:1] * 2 * job["threads"], chunksize=1)  # all have started
+        started_s = time.perf_counter()
+        return sum(map(len, pool.imap_unordered(_score, files))) / (time.perf_counter() - started_s)
+
+
+def _start(job: Mapping[str, Any], tables: Path) -> None:
+    global _scorer
+    _scorer = Scorer(job, tables)
+
+
+def _score(file: Path) -> np.ndarray:
+    return _scorer.score(file)
 
 
 def main() -> None:
@@ -99,14 +165,12 @@ def main() -> None:
     keep_freed_memory()  # as our workers do
     torch.set_num_threads(job["threads"])
     tables, answer = Path(job["folder"]) / "tables", dict[str, float]()
-    crm = build(crm_config(job), load_store(str(tables)).inputs)
     if job["epochs"]:
-        crm, answer = train(job, tables)
+        crm, answer = train_together(job, tables)
         label = read_samples(str(tables / "test"), ["label"])["label"].to_numpy()
-        answer["auc"] = metrics.auc(label, score_rows(job, crm.eval(), tables, "test"))
+        answer["auc"] = metrics.auc(label, score_rows(job, crm.eval(), load_store(str(tables)), str(tables / "test")))
     if job["score"]:
-        started_s = time.perf_counter()
-        answer["score_rate"] = len(score_rows(job, crm.eval(), tables, "train")) / (time.perf_counter() - started_s)
+        answer["score_rate"] = score_rate(job, tables)
     print(json.dumps(answer))
 
 

@@ -4,9 +4,10 @@ python benchmarks/crm_training.py [--peers FOLDER] [--data FOLDER] [--rows N] [-
     [--kept FOLDER]
 
 Every side trains the same shape (our defaults: embeddings of 16, 3 cross layers, a tower of 128 and 64) on the same rows with the same
-batch and learning rate, and is judged on the same held-out rows; each round runs them one after another, with a seed of its own, and a
-figure is the median of the rounds. samples/s counts an epoch's loop, with what reads and shuffles rows in it; the seconds in the notes
-go from rows on disk (Parquet; the peers' own formats) to trained weights, for all but the bare loop with a validation after each epoch.
+batch, learning rate and number of threads (ours: as workers with one each, as the pipeline does), and is judged on the same held-out
+rows; each round runs them one after another, with a seed of its own, and a figure is the median of the rounds. samples/s counts an
+epoch's loop, with what reads and shuffles rows in it; the seconds in the notes go from rows on disk (Parquet; the peers' own formats) to
+trained weights, for all but the bare loop with a validation after each epoch.
 """
 
 from __future__ import annotations

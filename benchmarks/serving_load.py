@@ -23,8 +23,8 @@ import outcome
 import pandas as pd
 import uvloop
 from serving_clients import Bounds, Row, measure
-from serving_rows import draw, rows_of
-from serving_servers import ALONE, Alone, started
+from serving_rows import beside_others, beside_serve, draw, routed
+from serving_servers import ALONE, OTHERS, SERVERS, UNCACHED, Alone, in_process, started
 from serving_table import Found, goals, outcomes, show, summary
 from serving_yardsticks import pasts
 
@@ -32,19 +32,27 @@ from serving.local import newest_run
 from serving.model import resolve
 
 
-def measure_all(options: argparse.Namespace, lines: list[Row], alone: Alone | None, drawn: list[tuple[str, list[str]]]) -> Found:
-    """Measure everything in rounds: neighbours in the table are measured right after one another, again and again."""
-    bounds = Bounds(options.requests, options.seconds, options.warm)
-    found: Found = {}
-    for number in range(options.rounds):
-        print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
-        for clients in options.clients:
-            for row in lines:
-                found.setdefault((row.name, clients), []).append(uvloop.run(measure(row, clients, bounds)))
-        if alone is not None:
-            for name, llm in ((f"{ALONE}, CRM", False), (f"{ALONE}, CRM and LLM", True)):
-                found.setdefault((name, 1), []).append(alone.measure(drawn, llm, bounds))
-    return found
+class Load:
+    """Measures rows round by round, and keeps what was found."""
+
+    def __init__(self, options: argparse.Namespace, drawn: list[tuple[str, list[str]]]) -> None:
+        self.found: Found = {}
+        self._options, self._drawn = options, drawn
+        self._bounds = Bounds(options.requests, options.seconds, options.warm)
+
+    def measure(self, lines: list[Row], alone: Alone | None = None) -> None:
+        """Measure neighbours in the table right after one another, again and again."""
+        for number in range(self._options.rounds):
+            print(f"round {number + 1} of {self._options.rounds}, {len(lines)} rows", file=sys.stderr, flush=True)
+            for clients in self._options.clients:
+                for row in lines:
+                    self._keep(row.name, clients, uvloop.run(measure(row, clients, self._bounds)))
+            if alone is not None:
+                for name, llm in ((f"{ALONE}, CRM", False), (f"{ALONE}, CRM and LLM", True)):
+                    self._keep(name, 1, alone.measure(self._drawn, llm, self._bounds))
+
+    def _keep(self, name: str, clients: int, figures: dict[str, float]) -> None:
+        self.found.setdefault((name, clients), []).append(figures)
 
 
 def arguments() -> argparse.Namespace:
@@ -69,10 +77,21 @@ def main() -> None:
     users, items = (pd.read_parquet(Path(ensemble, f"{name}.parquet")) for name in ("users", "items"))
     drawn = draw(users, items)
     said = ["MLflow's server: the ensemble with its policy's threshold set to inf, so that the LLM is loaded and never asked"]
-    # Ray's sockets need a short path.
-    with tempfile.TemporaryDirectory(prefix="load-", dir="/tmp") as temp, started(ensemble, Path(temp), said) as (ports, alone):
-        said.append(f"load average before the first point: {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
-        found = measure_all(options, rows_of(ports, drawn, pasts(ensemble, users, items)), alone, drawn)
+    said.append(f"load average before the first server: {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs")
+    load = Load(options, drawn)
+    # Ray's sockets need a short path. Servers that are not compared are not there: they take time from the two cores though nobody asks.
+    with tempfile.TemporaryDirectory(prefix="load-", dir="/tmp") as temp:
+        here = Path(temp)
+        with started(["endpoint"], ensemble, here, said) as own:
+            if not own:
+                sys.exit(said[-1])
+            with started(["empty"], ensemble, here, said) as ports:
+                load.measure(beside_serve(own["endpoint"], ports.get("empty"), drawn))
+            with started(OTHERS, ensemble, here, said) as ports, in_process(ensemble, here, said) as alone:
+                load.measure(beside_others(own["endpoint"], ports, drawn, pasts(ensemble, users, items)), alone)
+        with started([UNCACHED], ensemble, here, said) as ports:
+            load.measure([row for port in ports.values() for row in routed(SERVERS[UNCACHED], port, drawn)])
+    found = load.found
     lines, compared = summary(found), goals(found)
     show(lines, compared, said)
     print(json.dumps({"candidates": len(drawn[0][1]), "rounds": options.rounds, "points": lines, "compared": compared, "said": said}))

@@ -9,14 +9,16 @@ import numpy as np
 import pandas as pd
 from serving_clients import Row
 from serving_servers import EMPTY, MLFLOW, MLFLOW_BARE, SERVERS
-from serving_yardsticks import HOST, LARGE_PATH, Pasts, row, rows
+from serving_yardsticks import HOST, LARGE_PATH, MODELS_PREFIX, Pasts, row, rows
 
 CANDIDATES = 100
 BODIES = 40  # different requests a row
 EVERY = 5  # 20 % of the requests: each fifth one
-CRM_ONLY, LLM_ONLY, BY_REQUEST = "endpoint, LLM share 0 %", "endpoint, 100 %", "endpoint, 20 % of requests"
+CRM_ONLY, LLM_ONLY, BY_REQUEST = "endpoint, LLM share 0 %", "100 %", "20 % of requests"
+CRM_AGAIN = f"{CRM_ONLY}, again"  # beside other servers than before
 HEALTH, EMPTY_LARGE = "endpoint, GET /healthz", f"{EMPTY}, an answer as large as the endpoint's"
-SHARES = {0.1: "10 %", 0.2: "20 %", 1.0: "100 %"}
+EMPTY_MODELS = f"{EMPTY} with the same CRM"
+SHARES = {0.1: "10 %", 0.2: "20 %", 1.0: LLM_ONLY}
 
 
 def http(path: str, body: Any = None) -> bytes:
@@ -44,27 +46,38 @@ def invocation(frame: pd.DataFrame) -> bytes:
     return http("/invocations", {"dataframe_split": frame.to_dict(orient="split", index=False)})
 
 
-def rows_of(ports: dict[str, int], drawn: list[tuple[str, list[str]]], known: Pasts) -> list[Row]:
-    """Return the lines of the table for the servers that run, those to compare beside each other."""
+def beside_serve(endpoint: int, empty: int | None, drawn: list[tuple[str, list[str]]]) -> list[Row]:
+    """Return the lines of the endpoint and of a Serve application without anything around."""
     crm_only = [question(user, items, 0) for user, items in drawn]
-    found: list[Row] = []
-    if port := ports.get("endpoint"):
-        found.append(Row(CRM_ONLY, port, crm_only, counts_arms=True))
-    found += [Row(SERVERS[name], ports[name], crm_only) for name in ("empty", "unserved", "plain") if name in ports]
-    if port := ports.get("empty"):
-        found.append(Row(EMPTY_LARGE, port, [question(*each, 0, LARGE_PATH) for each in drawn]))
+    found = [Row(CRM_ONLY, endpoint, crm_only, counts_arms=True)]
+    if empty:
+        found.append(Row(EMPTY, empty, crm_only))
+        found.append(Row(EMPTY_LARGE, empty, [question(*each, 0, LARGE_PATH) for each in drawn]))
+        found.append(Row(EMPTY_MODELS, empty, [question(*each, 0, f"{MODELS_PREFIX}/v1/score") for each in drawn]))
+    return [*found, Row(HEALTH, endpoint, [http("/healthz")]), *routed("endpoint", endpoint, drawn)]
+
+
+def beside_others(endpoint: int, ports: dict[str, int], drawn: list[tuple[str, list[str]]], known: Pasts) -> list[Row]:
+    """Return the lines of the endpoint and of what is no Serve application."""
+    crm_only = [question(user, items, 0) for user, items in drawn]
+    found = [Row(CRM_AGAIN, endpoint, crm_only, counts_arms=True)]
+    found += [Row(SERVERS[name], ports[name], crm_only) for name in ("unserved", "plain") if name in ports]
     if "mlflow" in ports:
         found.append(Row(MLFLOW, ports["mlflow"], [invocation(rows(known, *each)) for each in drawn]))
     if "mlflow_bare" in ports:
         found.append(Row(MLFLOW_BARE, ports["mlflow_bare"], [invocation(row(*each)) for each in drawn]))
-    if port := ports.get("endpoint"):
-        found.append(Row(HEALTH, port, [http("/healthz")]))
-    for share, percent in SHARES.items():
-        for name in ("endpoint", "plain"):
-            if port := ports.get(name):
-                title = f"endpoint, {percent}" if name == "endpoint" else f"plain FastAPI + uvicorn, CRM and LLM, {percent}"
-                found.append(Row(title, port, [question(*each, share) for each in drawn], counts_arms=True))
-    if port := ports.get("endpoint"):
-        some = [question(*each, float(number % EVERY == 0)) for number, each in enumerate(drawn)]
-        found.append(Row(BY_REQUEST, port, some, counts_arms=True))
+    if port := ports.get("plain"):
+        found += shares("plain FastAPI + uvicorn, CRM and LLM", port, drawn)
     return found
+
+
+def routed(name: str, port: int, drawn: list[tuple[str, list[str]]]) -> list[Row]:
+    """Return the lines of an endpoint that asks its LLM: for a share of each request's candidates, and of the requests."""
+    some = [question(*each, float(number % EVERY == 0)) for number, each in enumerate(drawn)]
+    return [*shares(name, port, drawn), Row(f"{name}, {BY_REQUEST}", port, some, counts_arms=True)]
+
+
+def shares(name: str, port: int, drawn: list[tuple[str, list[str]]]) -> list[Row]:
+    return [
+        Row(f"{name}, {percent}", port, [question(*each, share) for each in drawn], counts_arms=True) for share, percent in SHARES.items()
+    ]

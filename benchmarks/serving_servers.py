@@ -1,4 +1,4 @@
-"""The servers under comparison: each in processes of its own, all started before the first point and ended after the last."""
+"""The servers under comparison: each in processes of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,18 @@ ROOT = Path(__file__).parent.parent
 START_S, STOP_S = 120.0, 30.0
 MLFLOW, MLFLOW_BARE = "MLflow's scoring server, CRM only", "MLflow's scoring server, CRM, a row a request"
 EMPTY = "empty Serve app"
+UNCACHED = "uncached"
 ALONE = "the models in-process"
 SERVERS = {  # what is started, and the title that the reader meets
-    "endpoint": "the endpoint",
+    "endpoint": "endpoint",
+    UNCACHED: "endpoint without the cache of histories",
     "empty": EMPTY,
     "unserved": "the endpoint's app on uvicorn, no Serve",
     "plain": "plain FastAPI + uvicorn, CRM",
     "mlflow": MLFLOW,
     "mlflow_bare": MLFLOW_BARE,
 }
+OTHERS = ("unserved", "plain", "mlflow", "mlflow_bare")
 
 
 class Alone:
@@ -89,24 +92,40 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def started(ensemble: str, temp: Path, said: list[str]) -> Iterator[tuple[dict[str, int], Alone | None]]:
-    """Start every server, yield the ports of those that answer, and end them all."""
-    ports = dict(zip(SERVERS, free_ports(len(SERVERS)), strict=True))
+def started(names: Sequence[str], ensemble: str, temp: Path, said: list[str]) -> Iterator[dict[str, int]]:
+    """Start servers beside each other, yield the ports of those that answer, and end them all."""
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     processes: dict[str, subprocess.Popen[Any]] = {}
-    for folder in (*SERVERS, "arms"):
-        (temp / folder).mkdir()
     try:
         for name, port in ports.items():
-            local = [sys.executable, "-m", "serving.local", "--model", ensemble, "--port", str(port), f"events=sqlite:///{temp}/events.db"]
-            command = local if name == "endpoint" else yardstick(name, ensemble, port, temp / name)
+            (temp / name).mkdir()
             with (temp / f"{name}.log").open("wb") as log:
                 kept = environment(temp / name)
-                processes[name] = subprocess.Popen(command, env=kept, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
-        alone = Alone(ensemble, temp / "arms")
-        processes["arms"] = alone.process
-        yield {name: port for name, port in ports.items() if answers(name, port, processes[name], temp, said)}, ready(alone, said)
+                processes[name] = subprocess.Popen(
+                    command(name, ensemble, port, temp), env=kept, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+                )
+        yield {name: port for name, port in ports.items() if answers(name, port, processes[name], temp, said)}
     finally:
         end(list(processes.values()))
+
+
+@contextlib.contextmanager
+def in_process(ensemble: str, temp: Path, said: list[str]) -> Iterator[Alone | None]:
+    """Load the models in a process of their own; yields None where they can't be."""
+    (temp / "arms").mkdir()
+    alone = Alone(ensemble, temp / "arms")
+    try:
+        yield ready(alone, said)
+    finally:
+        end([alone.process])
+
+
+def command(name: str, ensemble: str, port: int, temp: Path) -> list[str]:
+    """Return what starts a server."""
+    if name not in ("endpoint", UNCACHED):
+        return yardstick(name, ensemble, port, temp / name)
+    cache = ["llm_cache_mib=0"] if name == UNCACHED else []
+    return [sys.executable, "-m", "serving.local", "--model", ensemble, "--port", str(port), f"events=sqlite:///{temp}/{name}.db", *cache]
 
 
 def answers(name: str, port: int, process: subprocess.Popen[Any], temp: Path, said: list[str]) -> bool:
@@ -115,7 +134,7 @@ def answers(name: str, port: int, process: subprocess.Popen[Any], temp: Path, sa
     log = temp / f"{name}.log"
     while time.monotonic() < until_s and process.poll() is None:
         # The endpoint says so itself: its port is open before the application is there.
-        if name not in ("endpoint", "empty") or b"serving " in log.read_bytes():
+        if name not in ("endpoint", UNCACHED, "empty") or b"serving " in log.read_bytes():
             with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
                 return True
         time.sleep(0.2)

@@ -23,6 +23,7 @@ import pandas as pd
 HOST = "127.0.0.1"
 MAX_BATCH_TOKENS = 4_096  # as the endpoint's default
 LARGE_PATH, LARGE_BYTES = "/v1/large", 15_000  # about what the endpoint answers to 100 candidates
+MODELS_PREFIX = "/models"  # of the Serve application that holds the models and nothing else
 Pasts = dict[str, tuple[tuple[tuple[str, float], ...], int]]
 
 
@@ -69,7 +70,12 @@ def arms(ensemble: str) -> None:
 
 
 def plain(ensemble: str, port: int) -> None:
-    """Answer with the models from FastAPI on uvicorn: a validated body in, a probability an item out, and nothing else.
+    """Answer with the models from FastAPI on uvicorn."""
+    _uvicorn(models_app(ensemble), port)
+
+
+def models_app(ensemble: str) -> Any:
+    """Return a FastAPI application with the models: a validated body in, a probability an item out, and nothing else.
 
     The LLM scores the first candidates, as many as the question's share allows: nothing here chooses.
     """
@@ -98,7 +104,7 @@ def plain(ensemble: str, port: int) -> None:
 
     score.__annotations__["request"] = ScoreRequest  # known in this function alone
     app.post("/v1/score")(score)
-    _uvicorn(app, port)
+    return app
 
 
 def unserved(ensemble: str, port: int, temp: Path) -> None:
@@ -120,8 +126,11 @@ def unserved(ensemble: str, port: int, temp: Path) -> None:
     _uvicorn(build_http(service, arguments, Access(None, False)), port)
 
 
-def empty(port: int) -> None:
-    """Serve an application that reads the JSON body and returns a constant, small or large, as `serving.local` serves the endpoint."""
+def empty(ensemble: str, port: int) -> None:
+    """Serve two applications as `serving.local` serves the endpoint: one without anything, one with the models and nothing else.
+
+    The first reads the JSON body and returns a constant, small or large.
+    """
     from serving.local import FLAGS
 
     os.environ.update({**FLAGS, **os.environ})
@@ -148,16 +157,29 @@ def empty(port: int) -> None:
     app.post("/v1/score")(constant)
     app.post(LARGE_PATH)(large)
 
-    @serve.deployment(max_ongoing_requests=128, ray_actor_options={"num_cpus": 0.25}, logging_config=LoggingConfig(enable_access_log=False))
+    deployment = serve.deployment(
+        max_ongoing_requests=128, ray_actor_options={"num_cpus": 0.25}, logging_config=LoggingConfig(enable_access_log=False)
+    )
+
+    @deployment
     @serve.ingress(app)
     class Empty:
         """Nothing behind HTTP."""
+
+    @deployment
+    @serve.ingress()
+    class Models:
+        """The models behind HTTP."""
+
+        def __serve_build_asgi_app__(self) -> FastAPI:
+            return models_app(ensemble)
 
     ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         serve.start(http_options={"host": HOST, "port": port})
-        serve.run(Empty.bind(), route_prefix="/")
+        serve.run(Models.bind(), name="models", route_prefix=MODELS_PREFIX)
+        serve.run(Empty.bind(), name="empty", route_prefix="/")
         print(f"serving nothing on http://{HOST}:{port}", flush=True)
         while True:
             time.sleep(1)
@@ -235,7 +257,7 @@ def main() -> None:
         "arms": lambda: arms(ensemble),
         "plain": lambda: plain(ensemble, port),
         "unserved": lambda: unserved(ensemble, port, temp),
-        "empty": lambda: empty(port),
+        "empty": lambda: empty(ensemble, port),
         "mlflow": lambda: mlflow(ensemble, port, temp),
         "mlflow_bare": lambda: mlflow_bare(ensemble, port, temp),
     }
