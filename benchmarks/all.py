@@ -37,6 +37,7 @@ class Script:
 SCRIPTS = (
     Script("crm_training", 300, takes_peers=True),
     Script("crm_scoring", 180, takes_peers=True),
+    Script("crm_tables", 60, options=("--rows", "1000000")),
     Script("preparing", 300),
     Script("llm_scoring", 300, takes_peers=True),
     Script("llm_training", 300),

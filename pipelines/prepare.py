@@ -52,6 +52,8 @@ class Config:
     """Share of all samples, the next ones in time, to validate on; the rest tests."""
     tag_width: int = 6
     """Values kept of a list-valued field (genres)."""
+    hide_titles: bool = False
+    """Name items by their ids, not their titles: a control for what a pre-trained LLM remembers of known items."""
     max_bad_fraction: float = 0.01
     """Share of bad rows in a table beyond which the run ends before training."""
     expected_rows: tuple[int, int, int] | None = None
@@ -83,6 +85,7 @@ def run(context: StageContext, tables: Tables, config: Config) -> None:
         context.progress.say(f"{seen.rows:,} interactions read and checked")
         users = _complete(users, "user_id", seen.users, [field.name for field in schema.user_fields])
         items = _complete(items, "item_id", seen.items, ["title", *(field.name for field in schema.item_fields)])
+        items = items.drop(columns="title", errors="ignore") if config.hide_titles else items
         directory = ray.put(Directory(_text(users["user_id"]), _text(items["item_id"]), _text(sorted(seen.files))))
         settled, times = _settle(checked, directory, seen, schema, config, quarantine)
         quarantine.require(config.max_bad_fraction)

@@ -84,4 +84,6 @@ def _checkpoint(write: Callable[[Path], None], rank: int) -> None:
 def parts_of(job: Job) -> Parts:
     """Return everything but the stages."""
     config = job.train
-    return Parts(job.crm, job.llm, config.deepspeed, config.alignment, job.tables, job.prompts, job.max_tokens, job.seed)
+    return Parts(
+        job.crm, job.llm, config.deepspeed, config.alignment, job.tables, job.prompts, job.max_tokens, job.seed, config.sparse_tables
+    )

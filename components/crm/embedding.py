@@ -14,39 +14,58 @@ from components.types import CrmInputs, Slot
 INITIAL_DEVIATION = 0.1  # of embeddings; small beside what training makes of them, so that rare values stay near zero (ours)
 
 
-class Table(nn.Module):
-    """Vectors [rows, size]; row 0 is padding, which training does not move."""
+class Table(nn.Embedding):
+    """Vectors [rows, size]; row 0 is padding, which training does not move.
 
-    def __init__(self, rows: int, size: int) -> None:
-        super().__init__()
-        self.weight = nn.Embedding(rows, size).weight
+    While `sparse` is set, a gradient names the rows that were read and holds nothing of the others.
+    """
 
-    def forward(self, *ids: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *ids: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the vectors [..., size] of each tensor of ids; all share one gradient."""
         # A gradient on a GPU adds in a fixed order in torch's own alone.
         if self.weight.is_cuda or not torch.is_grad_enabled():
-            return tuple(embedding(each, self.weight, padding_idx=0) for each in ids)
-        return _Lookup.apply(self.weight, *ids)  # pyright: ignore[reportReturnType]
+            return tuple(embedding(each, self.weight, padding_idx=0, sparse=self.sparse) for each in ids)
+        return _Lookup.apply(self.weight, self.sparse, *ids)  # pyright: ignore[reportReturnType]
 
 
 class _Lookup(torch.autograd.Function):
     """Rows of a table. On a CPU torch's own gradient of it takes four times as long: it adds row by row, each as a call of its own."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, *ids: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.shape = weight.shape
+    def forward(ctx: Any, weight: Tensor, sparse: bool, *ids: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.shape, ctx.sparse = weight.shape, sparse
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*ids)
         return tuple(weight.index_select(0, each.reshape(-1)).view(*each.shape, weight.shape[1]) for each in ids)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        known = [(ids, gradient) for ids, gradient in zip(ctx.saved_tensors, gradients, strict=True) if gradient is not None]
-        whole = known[0][1].new_zeros(ctx.shape)
-        for ids, gradient in known:
-            whole.index_add_(0, ids.reshape(-1), gradient.reshape(-1, ctx.shape[1]))
-        whole[0] = 0.0
-        return whole, *(None for _ in gradients)
+        known = [(ids.reshape(-1), gradient) for ids, gradient in zip(ctx.saved_tensors, gradients, strict=True) if gradient is not None]
+        parts = [(ids_N, gradient.reshape(len(ids_N), ctx.shape[1])) for ids_N, gradient in known]
+        summed = _named_rows(parts, ctx.shape) if ctx.sparse else _all_rows(parts, ctx.shape)
+        return summed, None, *(None for _ in gradients)
+
+
+def _all_rows(parts: Sequence[tuple[Tensor, Tensor]], shape: torch.Size) -> Tensor:
+    whole_RD = parts[0][1].new_zeros(shape)
+    for ids_N, gradient_ND in parts:
+        whole_RD.index_add_(0, ids_N, gradient_ND)
+    whole_RD[0] = 0.0
+    return whole_RD
+
+
+def _named_rows(parts: Sequence[tuple[Tensor, Tensor]], shape: torch.Size) -> Tensor:
+    """Return a sparse gradient. A mark for each row of the table costs less than to sort the ids."""
+    read_R, place_R = torch.zeros(shape[0], dtype=torch.bool), torch.empty(shape[0], dtype=torch.int32)
+    for ids_N, _ in parts:
+        read_R[ids_N] = True
+    rows_U = read_R.nonzero().squeeze(1)
+    place_R[rows_U] = torch.arange(len(rows_U), dtype=torch.int32)
+    summed_UD = parts[0][1].new_zeros(len(rows_U), shape[1])
+    for ids_N, gradient_ND in parts:
+        summed_UD.index_add_(0, place_R[ids_N], gradient_ND)
+    summed_UD[rows_U == 0] = 0.0
+    return torch.sparse_coo_tensor(rows_U.unsqueeze(0), summed_UD, shape, is_coalesced=True, check_invariants=False)
 
 
 class FieldEmbedding(nn.Module):

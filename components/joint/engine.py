@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from components.crm.embedding import Table
+from components.errors import ConfigError
 from components.joint import torch_file
 from components.joint.model import JointBatch, JointModel, JointOutput
 
@@ -66,6 +68,12 @@ def adamw(groups: Sequence[ParameterGroup], fused: bool = False) -> torch.optim.
     return torch.optim.AdamW(plain, betas=ADAM_BETAS, fused=fused)
 
 
+def lazy_adam(groups: Sequence[ParameterGroup]) -> torch.optim.SparseAdam:
+    """Make Adam for sparse gradients: a step moves the rows that it names, their moments and nothing else; no weight decay."""
+    plain = [{"params": list(group.parameters), "lr": group.learning_rate, "peak": group.learning_rate} for group in groups]
+    return torch.optim.SparseAdam(plain, betas=ADAM_BETAS)
+
+
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set every group's learning rate to its peak times `rate`."""
     for group in optimizer.param_groups:
@@ -94,15 +102,27 @@ def share_buffers(buffers: Sequence[Tensor]) -> None:
 class TorchEngine:
     """Plain data parallelism: gradients averaged over workers, everything else on each."""
 
-    def __init__(self, model: JointModel, groups: Sequence[ParameterGroup], device: str, gradient_clipping: float) -> None:
-        self.model, self._device, self._clipping = model.to(device), device, gradient_clipping
-        self._optimizer = adamw(groups, fused=True)
-        self._buffers = list(persistent_buffers(self.model).values())
+    def __init__(
+        self, model: JointModel, groups: Sequence[ParameterGroup], device: str, gradient_clipping: float, sparse_tables: bool = False
+    ) -> None:
+        """With `sparse_tables` a step reads and writes only those rows of embedding tables that its batch names."""
         alone = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
+        if sparse_tables and not alone and device != "cpu":
+            raise ConfigError("train.sparse_tables: expected False with several GPU workers, which can't add up sparse gradients, got True")
+        self.model, self._device, self._clipping = model.to(device), device, gradient_clipping
+        self._tables = [module for module in model.modules() if isinstance(module, Table)] if sparse_tables else []
+        for table in self._tables:
+            table.sparse = True
+        named = {table.weight for table in self._tables}
+        self._optimizers: list[torch.optim.Optimizer] = [adamw(_chosen(groups, lambda parameter: parameter not in named), fused=True)]
+        if named:
+            self._optimizers.append(lazy_adam(_chosen(groups, lambda parameter: parameter in named)))
+        self._buffers = list(persistent_buffers(self.model).values())
         self._parallel = None if alone else nn.parallel.DistributedDataParallel(self.model, forward_sync_buffers=False)
 
     def step(self, micro_batches: Sequence[JointBatch], rate: float) -> dict[str, Tensor]:
-        set_rate(self._optimizer, rate)
+        for optimizer in self._optimizers:
+            set_rate(optimizer, rate)
         if not self.model.training:  # telling every module takes as long as a layer
             self.model.train()
         outputs: list[JointOutput] = []
@@ -111,9 +131,10 @@ class TorchEngine:
             with contextlib.nullcontext() if last or self._parallel is None else self._parallel.no_sync():
                 outputs.append((self._parallel or self.model)(batch.to(self._device)))
                 (outputs[-1].loss / len(micro_batches)).backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self._clipping, foreach=True)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        clip(self.model.parameters(), self._clipping)
+        for optimizer in self._optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         share_buffers(self._buffers)
         return mean_losses(outputs)
 
@@ -128,12 +149,39 @@ class TorchEngine:
 
     def save(self, folder: Path) -> None:
         if self._parallel is None or torch.distributed.get_rank() == 0:  # the same on every worker
-            torch.save({"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}, folder / "torch.pt")
+            torch.save(
+                {"model": self.model.state_dict(), "optimizers": [each.state_dict() for each in self._optimizers]}, folder / "torch.pt"
+            )
 
     def load(self, folder: Path) -> None:
         state = torch_file.read(folder / "torch.pt", self._device)
         self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
 
     def close(self) -> None:
         self._parallel = None
+        for table in self._tables:
+            table.sparse = False
+
+
+def clip(parameters: Iterable[nn.Parameter], most: float) -> None:
+    """Scale gradients, sparse ones among them, so that the norm of all together is at most `most`."""
+    dense: list[nn.Parameter] = []
+    named: list[Tensor] = []  # values of sparse gradients
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            named.append(parameter.grad.values())
+        elif parameter.grad is not None:
+            dense.append(parameter)
+    norm = nn.utils.get_total_norm([*(parameter.grad for parameter in dense if parameter.grad is not None), *named], foreach=True)
+    nn.utils.clip_grads_with_norm_(dense, most, norm, foreach=True)
+    for values in named:
+        values.mul_((most / (norm + 1e-6)).clamp(max=1.0))
+
+
+def _chosen(groups: Sequence[ParameterGroup], wanted: Callable[[nn.Parameter], bool]) -> list[ParameterGroup]:
+    """Return the groups that have any of the wanted parameters, with these alone."""
+    kept = [replace(group, parameters=[parameter for parameter in group.parameters if wanted(parameter)]) for group in groups]
+    return [group for group in kept if group.parameters]

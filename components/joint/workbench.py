@@ -36,6 +36,7 @@ class Parts:
     prompts: str
     max_tokens: int
     seed: int
+    sparse_tables: bool = False
 
 
 class Workbench:
@@ -74,7 +75,7 @@ class Workbench:
         rates = [(crm, config.crm_learning_rate), (llm, config.llm_learning_rate), (between, config.crm_learning_rate)]
         groups = [ParameterGroup(_trained(part), rate, config.weight_decay) for part, rate in rates if part is not None]
         if llm is None:
-            return TorchEngine(model, groups, self._device, settings.gradient_clipping)
+            return TorchEngine(model, groups, self._device, settings.gradient_clipping, self._parts.sparse_tables)
         return DeepSpeedEngine(model, groups, self._device, settings, config.micro_batch, config.accumulation)
 
 

@@ -19,7 +19,9 @@ import pytest
 from components.datasets.movielens import MovieLens1m, MovieLens100k
 from components.datasets.raw.lines import text_blocks
 from components.errors import DataError
+from components.features.split import SPLITS
 from components.features.tables import load_store
+from components.prompts.textualize import title_texts
 from components.types import Schema, Source, Tables
 from pipelines import prepare
 from pipelines.full import _reason
@@ -28,7 +30,9 @@ from tests.pipelines.local_ray import local_ray
 from tests.pipelines.peak_memory import PeakMemory
 from tests.pipelines.preparing import (
     COLUMNS,
+    CONFIG,
     LATE_ITEM,
+    SCHEMA,
     Prepared,
     bad_rows,
     chunks,
@@ -267,6 +271,17 @@ def test_a_context_column_without_any_value_is_allowed(rows: pd.DataFrame, tmp_p
     store = load_store(str(found.folder))
     assert store.numeric["wait"] == (0.0, 1.0)
     assert store.vocabularies["device"].size == 1
+
+
+def test_hidden_titles_leave_prompts_the_ids_of_items_and_nothing_else_changes(
+    prepared: Prepared, rows: pd.DataFrame, tmp_path: Path
+) -> None:
+    found = run(tmp_path / "tables", tables(rows.iloc[:200], rows.iloc[200:]), replace(CONFIG, hide_titles=True))
+    store, shown = load_store(str(found.folder)), load_store(str(prepared.folder))
+    assert title_texts(store.items, SCHEMA)[0] == "item i00"
+    assert title_texts(shown.items, SCHEMA)[0] == "Film i00"
+    pd.testing.assert_frame_equal(store.items, shown.items.drop(columns="title"))
+    assert [found_samples(found, split) for split in SPLITS] == [found_samples(prepared, split) for split in SPLITS]
 
 
 def test_another_number_of_rows_than_the_protocol_has_is_refused(rows: pd.DataFrame, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from components.crm.embedding import FieldEmbedding, Forget, _runs, embedding_table
@@ -44,15 +45,22 @@ def test_padding_is_a_zero_vector_that_training_does_not_move() -> None:
     assert gradient[10].abs().sum() > 0
 
 
-def test_the_gradient_of_a_table_is_that_of_torchs_own_for_all_that_was_looked_up_at_once() -> None:
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_gradient_of_a_table_is_that_of_torchs_own_for_all_that_was_looked_up_at_once(sparse: bool) -> None:
     torch.manual_seed(0)
     table = embedding_table(7, 3)
+    table.sparse = sparse
     own = torch.nn.Embedding.from_pretrained(table.weight.detach().clone(), freeze=False, padding_idx=0)
     ids = torch.tensor([[0, 3, 3], [6, 1, 0]]), torch.tensor([3, 0, 5]), torch.zeros(2, 0, dtype=torch.int64)
     factors = [torch.randn(*each.shape, 3) for each in ids]
     for found in (table(*ids), tuple(own(each) for each in ids)):
         torch.stack([(vectors * factor).sum() for vectors, factor in zip(found, factors, strict=True)]).sum().backward()
-    torch.testing.assert_close(table.weight.grad, own.weight.grad)
+    gradient = table.weight.grad
+    assert gradient is not None
+    assert gradient.is_sparse == sparse
+    torch.testing.assert_close(gradient.to_dense(), own.weight.grad)
+    if sparse:
+        assert gradient.coalesce().indices().tolist() == [[0, 1, 3, 5, 6]]
     assert all(torch.equal(*pair) for pair in zip(table(*ids), [own(each) for each in ids], strict=True))
 
 

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import embedding
 
 from components.crm import CrmConfig
 from components.crm import build as build_crm
 from components.crm.dcnv2 import Dcnv2
 from components.crm.din import Din
+from components.crm.embedding import Table
 from components.errors import ArtifactError
 from components.features.store import FeatureStore
 from components.features.tables import load_store, read_samples
@@ -56,6 +58,7 @@ class Case:
     precision: str = "fp32"
     accumulation: int = 1
     steps: int = 4
+    sparse: bool = False  # tables
 
 
 @dataclass(frozen=True)
@@ -68,30 +71,43 @@ class Outcome:
 
 
 def plainly(rank: int, workers: int, case: Case) -> Outcome:
-    """Train without any engine: torch's AdamW on whole global batches."""
+    """Train without any engine: torch's AdamW on whole global batches, and its SparseAdam on tables where they are sparse."""
+    if case.sparse:
+        Table.forward = _sparse_rows
     model = joint_model(case)
     rates = {"crm": CRM_RATE, "llm": LLM_RATE, "alignment": CRM_RATE}
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     groups = [{"params": [parameter], "lr": 0.0, "peak": rates[name.split(".")[0]]} for name, parameter in trained.items()]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), weight_decay=DECAY)
+    tables = {module.weight for module in model.modules() if case.sparse and isinstance(module, Table)}
+    lazy, dense = ([group for group in groups if (group["params"][0] in tables) == wanted] for wanted in (True, False))
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(dense, betas=(0.9, 0.999), weight_decay=DECAY)]
+    optimizers += [torch.optim.SparseAdam(lazy, betas=(0.9, 0.999))] if lazy else []
     losses: list[dict[str, float]] = []
     for batch, rate in zip(global_batches(case), RATES, strict=False):
-        for group in optimizer.param_groups:
+        for group in groups:
             group["lr"] = group["peak"] * rate
         output = model(batch)
         output.loss.backward()
-        nn.utils.clip_grad_norm_(trained.values(), CLIPPING)
-        optimizer.step()
-        optimizer.zero_grad()
+        gradients = [parameter.grad for parameter in trained.values() if parameter.grad is not None]
+        norm = torch.cat([gradient.to_dense().ravel() for gradient in gradients]).norm()
+        for gradient in gradients:
+            gradient *= min(1.0, CLIPPING / (norm.item() + 1e-6))
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         losses.append({name: float(value.detach()) for name, value in {"loss": output.loss, **output.parts}.items()})
-    return Outcome(losses, arrays(trained), _elements(optimizer))
+    return Outcome(losses, arrays(trained), sum(map(_elements, optimizers)))
+
+
+def _sparse_rows(table: Table, *ids: Tensor) -> tuple[Tensor, ...]:
+    return tuple(embedding(each, table.weight, padding_idx=0, sparse=True) for each in ids)
 
 
 def by_engine(rank: int, workers: int, case: Case) -> Outcome:
     """Train with the case's engine."""
     engine = open_engine(case, workers)
     losses = steps(engine, case, rank, workers, range(case.steps))
-    outcome = Outcome(losses, arrays(engine.weights(engine.model)), _elements(engine._optimizer))
+    outcome = Outcome(losses, arrays(engine.weights(engine.model)), _held(engine))
     engine.close()
     return outcome
 
@@ -165,7 +181,7 @@ def open_engine(case: Case, workers: int, model: JointModel | None = None) -> En
     parts = [(model.crm, CRM_RATE), (model.llm, LLM_RATE), (model.alignment, CRM_RATE)]
     groups = [ParameterGroup([p for p in part.parameters() if p.requires_grad], rate, DECAY) for part, rate in parts if part]
     if case.zero is None:
-        return TorchEngine(model, groups, "cpu", CLIPPING)
+        return TorchEngine(model, groups, "cpu", CLIPPING, case.sparse)
     config = Config(zero_stage=case.zero, precision=case.precision, gradient_clipping=CLIPPING)  # pyright: ignore[reportArgumentType]
     return DeepSpeedEngine(model, groups, "cpu", config, ROWS // workers // case.accumulation, case.accumulation)
 
@@ -200,6 +216,10 @@ def _window(case: Case) -> Window:
 
 def _rows(number: int) -> np.ndarray:
     return np.random.default_rng(number).permutation(96)[:ROWS]
+
+
+def _held(engine: Engine) -> int:
+    return sum(map(_elements, engine._optimizers)) if isinstance(engine, TorchEngine) else _elements(vars(engine)["_optimizer"])
 
 
 def _elements(optimizer: Any) -> int:

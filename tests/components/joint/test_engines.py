@@ -59,6 +59,20 @@ def test_one_worker_trains_what_plain_torch_trains(data: Path, zero: int | None)
     assert_weights(outcome.weights, plain(Case(data)).weights, 2e-5)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_sparse_tables_are_trained_as_by_torchs_own_lazy_adam(data: Path, workers: int, accumulation: int) -> None:
+    case = Case(data, models=("crm",), sparse=True, accumulation=accumulation)
+    first, *others = trained(case, workers)
+    assert_losses(first.losses, plain(case).losses, 1e-6)
+    assert_weights(first.weights, plain(case).weights, 2e-5)
+    for other in others:
+        assert_weights(other.weights, first.weights, 0)
+    table, start = "crm.inputs.embedding.table.weight", plain(replace(case, steps=0)).weights
+    still = (first.weights[table] == start[table]).all(1)
+    assert 0 < still.sum() < len(still)  # what no batch named stayed where it was, without decay
+
+
 @pytest.mark.parametrize("zero", [2, 3])
 def test_a_head_that_is_not_tied_is_trained_too(data: Path, zero: int) -> None:
     case = Case(data, zero, tied=False)
@@ -115,10 +129,11 @@ def test_a_step_of_two_micro_batches_is_one_of_all_their_rows(data: Path, zero: 
     "case",
     [
         Case(Path(), None, models=("crm",)),
+        Case(Path(), None, models=("crm",), sparse=True),
         Case(Path(), 2, precision="bf16"),
         Case(Path(), 3, lora=True),
     ],
-    ids=["torch", "ZeRO-2 in bf16", "LoRA on ZeRO-3"],
+    ids=["torch", "torch with sparse tables", "ZeRO-2 in bf16", "LoRA on ZeRO-3"],
 )
 def test_going_on_from_a_checkpoint_equals_never_having_stopped(data: Path, tmp_path: Path, case: Case) -> None:
     case = replace(case, folder=data)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from components.crm.embedding import Table
 from components.errors import ConfigError
 from components.features.reader import Share
 from components.joint import alignment
@@ -34,3 +35,14 @@ def test_adapters_of_modules_that_the_llm_lacks_are_refused_before_the_warm_up(d
     with pytest.raises(ConfigError, match=r"no adapter fits the model: .*q_prj"):
         begin(parts, data)
     begin(parts, data, slice(0, 1))  # nothing but the warm-up, which asks no LLM
+
+
+def test_tables_are_sparse_where_it_is_asked_for_and_nowhere_else(data: Path) -> None:
+    for asked in (True, False):
+        bench, (warmup, *_) = Workbench(replace(runs.parts(data), sparse_tables=asked), "cpu"), runs.stages(data)
+        crm = bench.build("crm")
+        engine = bench.engine(warmup, {"crm": crm})
+        tables = [module.sparse for module in crm.modules() if isinstance(module, Table)]
+        assert tables == [asked] * 3  # the fields', the fold-in's vectors and its offsets
+        engine.close()
+        assert not any(module.sparse for module in crm.modules() if isinstance(module, Table))
