@@ -52,10 +52,10 @@ def outcomes(found: Found) -> list[Outcome]:
     listed: list[Outcome] = []
     for clients in sorted({clients for row, clients in found if row == CRM_ONLY}):
         many = f"{clients} client{'s'[: clients > 1]}"
-        for row, others in ((CRM_ONLY, BESIDE_SERVE), (CRM_AGAIN, BESIDE_OTHERS)):
+        for row, others, beside in ((CRM_ONLY, BESIDE_SERVE, "Serve"), (CRM_AGAIN, BESIDE_OTHERS, "no Serve")):
             servers = {says: medians.get((name, clients), NOT_RUN) for says, name in others.items()}
             ours = medians.get((row, clients), NOT_RUN)
-            listed.append(Outcome(f"serving 100 candidates, CRM only, {many}", "requests/s", ours, servers, {}))
+            listed.append(Outcome(f"serving 100 candidates, CRM only, {many}, against {beside}", "requests/s", ours, servers, {}))
         for name, histories in zip(ENDPOINTS, ("known", "new"), strict=True):
             by_request, llm_only = ((f"{name}, {kind}", clients) for kind in (BY_REQUEST, LLM_ONLY))
             subject = f"serving 100 candidates, the LLM for 20 % of the requests, histories {histories} to it, {many}"

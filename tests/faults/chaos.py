@@ -61,7 +61,7 @@ def attack(temp: Path, unbroken: Path, command: Sequence[str], aim: aims.Aim) ->
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Return docs/faults.md's table: each kind of process that was killed, how often, what was lost in its rounds, how long it took."""
+    """Return the README's table: each kind of process that was killed, how often, what was lost in its rounds, how long it took."""
     lines = ["| killed | times | rows and steps lost | seconds until the run went on, median (longest) |", "|---|---|---|---|"]
     for kind in sorted({hit.kind for outcome in outcomes for hit in outcome.fire.hits}):
         rounds = [outcome for outcome in outcomes if any(hit.kind == kind for hit in outcome.fire.hits)]

@@ -1,6 +1,6 @@
 """The endpoint under trouble: processes killed, frozen and starved, clients that leave, more requests than it can answer.
 
-`pytest -s` shows the figures of docs/faults.md.
+`pytest -s` shows the figures that the README gives.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Several processes of each kind: events in Redis, the model in a bucket, the CRM in a deployment of its own; and one of them killed.
 
-`pytest -s` shows the figures of docs/faults.md.
+`pytest -s` shows the figures that the README gives.
 """
 
 from __future__ import annotations
