@@ -41,6 +41,7 @@ SCRIPTS = (
     Script("preparing", 300),
     Script("llm_scoring", 300, takes_peers=True),
     Script("llm_training", 300),
+    Script("gpu", 300),
     Script("serving_load", 300, options=("--rounds", "2", "--clients", "1", "8")),
 )
 
