@@ -58,7 +58,7 @@ bench-pipeline: $(VENV)/.installed
 
 # MLflow asks nobody who they are: it listens here alone, to pages opened from here, and runs nothing for them.
 mlflow: $(VENV)/.installed
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false $(BIN)/mlflow ui \
+	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false $(BIN)/mlflow ui \
 	    --backend-store-uri $(STORE) --host 127.0.0.1 --port 5000 --allowed-hosts localhost:5000,127.0.0.1:5000
 
 # The project itself goes in without its dependencies: those come from the lock files alone.

@@ -214,6 +214,6 @@ def on_gpus(asked: Asked, places: Need) -> bool:
 
 
 def described() -> str:
-    """Return the cluster's CPUs, GPUs and nodes in words."""
-    resources = ray.cluster_resources()
-    return f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs on {sum(node['Alive'] for node in ray.nodes())} node(s)"
+    """Return the cluster's CPUs, GPUs and nodes in words; Ray's CPUs are places for tasks, as many as it was told."""
+    resources, nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
+    return f"{resources.get('CPU', 0):g} CPU slots and {resources.get('GPU', 0):g} GPUs on {nodes} node(s)"

@@ -32,7 +32,7 @@ from pipelines.recipes import RECIPES
 from pipelines.recording import store_of
 
 # As `make mlflow`: MLflow asks nobody who they are.
-MLFLOW_SETTINGS = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false"
+MLFLOW_SETTINGS = "MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false"
 MLFLOW_ACCESS = "--host 127.0.0.1 --port 5000 --allowed-hosts localhost:5000,127.0.0.1:5000"
 JOB_MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it in a submitted job
 ENOUGH_FOR_IDS = 1_000_000  # training rows from which on vectors of ids say more than they memorise (ours)
@@ -165,10 +165,12 @@ def show_result(config: RunConfig, output: str) -> None:
     print(summary_table(metrics))
     print(f"report: {artifacts.join(output, 'report', 'index.html')}")
     print(f"runs in MLflow: {_mlflow(storage.without_credentials(store_of(config, output)))}")
-    python = shlex.quote(sys.executable)
+    # A job runs from a copy of the code that goes away.
+    in_job = JOB_MARK in os.environ
+    python = "python" if in_job else shlex.quote(sys.executable)
     print(f"serve it: {python} -m serving.local --model {shlex.quote(output)}")
     if metrics["synthetic"]:
-        program = shlex.quote(str(Path(__file__).with_name("full.py").absolute()))
+        program = "pipelines/full.py" if in_job else shlex.quote(str(Path(__file__).with_name("full.py").absolute()))
         print(f"on real data (ml-100k.zip of {MovieLens100k.URL}, unpacked): {python} {program} ml-100k --data FOLDER_OF_ML_100K")
 
 

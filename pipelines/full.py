@@ -114,13 +114,17 @@ def run(config: RunConfig, interruption: Interruption) -> None:
         _name_edited(output, [step for step in steps if step not in left])
         recording = Recording(config, output, wanted["report"], tables.schema.synthetic)
         if left:
+            if done := [step.name for step in steps if step not in left]:
+                print(f"finished by an earlier run: {', '.join(done)}", file=sys.stderr)
             _connect(config, left)
         else:
             print(f"Nothing to do{'' if recording.is_complete() else ' but to send what MLflow lacks'}: {FINISHED}.")
         if left or not recording.is_complete():
             with recording:
-                _run_steps(left, output, wanted, Progress(len(left)), recording, interruption, require_owned)
+                progress = Progress(len(left))
+                _run_steps(left, output, wanted, progress, recording, interruption, require_owned)
                 recording.finish()
+                progress.end()
     command_line.show_result(config, output)
 
 
@@ -136,6 +140,7 @@ def _plan(config: RunConfig, output: str) -> None:
     steps = chain(config, output, tables)
     wanted = fingerprints(steps)
     left = [step for step in steps if not _is_done(output, step, wanted)]
+    _name_edited(output, [step for step in steps if step not in left])
     cluster.connect(config.cluster)
     _require_devices(config, left)
     command_line.show_plan(config, output, [(step.name, step not in left) for step in steps])
@@ -227,7 +232,7 @@ def _name_edited(output: str, done: Sequence[Step]) -> None:
     made = {step.name: artifacts.read_manifest(artifacts.join(output, step.name)) for step in done}
     edited = [name for name, manifest in made.items() if manifest and manifest.facts.get(CODE) != code.digest()]
     if edited:
-        print(f"{', '.join(edited)}: used as code made them that was edited since; another --output makes them anew", file=sys.stderr)
+        print(f"{', '.join(edited)}: as code made them that was edited since; what is removed is made anew", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -242,8 +247,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with named_when_full(config.output or "", os.environ.get("RAY_TMPDIR", tempfile.gettempdir())):
             run(config, interruption)
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on where this run stopped", file=sys.stderr)
+        print("interrupted: the same command goes on where this run stopped, training from its last checkpoint", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read what is printed has left: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:  # one readable line first, then where it happened unless that is no mistake of this code
         reason = _reason(error)
         said = reason or f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

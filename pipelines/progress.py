@@ -34,6 +34,11 @@ class Progress:
         self._number, self._stage, self._stage_started_s = self._number + 1, stage, time.monotonic()
         self.say("started")
 
+    def end(self) -> None:
+        """Say how long all stages took."""
+        if self._number:
+            print(f"{self._number} stages in {time.monotonic() - self._started_s:.0f} s", file=sys.stderr, flush=True)
+
     def say(self, text: str) -> None:
         """Print a line now."""
         self._said_s = time.monotonic()

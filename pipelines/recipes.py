@@ -23,6 +23,7 @@ from pipelines.config import RunConfig
 from tune import search
 
 SMALLEST = tiny_config.Config(hidden_size=64, layers=2, heads=2, intermediate=192, vocabulary_size=2048)
+SMALL_CHECKPOINT_S = 45.0  # a checkpoint of the smallest models takes a fraction of a second
 # With up to some 100,000 rows, vectors of ids only memorise: taste comes from the fold-in of the history, quality from its offsets.
 SMALL_DATA_CRM = CrmConfig(history="none", ignored=("user_id", "item_id"))
 # DCNv2 over ids and attributes, in the shape that the authors published with KAR, as CoReLLa prints none. What is ours is left out:
@@ -51,6 +52,7 @@ def demo() -> RunConfig:
             joint=StageConfig(LossWeights(llm=1.0, crm=1.0, alignment=0.1), epochs=1, micro_batch=8),
             llm=StageConfig(LossWeights(llm=1.0), epochs=2, micro_batch=8),
             deepspeed=deepspeed_engine.Config(precision="fp32"),
+            checkpoint_every_s=SMALL_CHECKPOINT_S,
         ),
         tune=search.Config(max_llm_share=0.25),
     )
@@ -66,7 +68,7 @@ def ml_100k() -> RunConfig:
         crm=replace(SMALL_DATA_CRM, ignored=(*SMALL_DATA_CRM.ignored, "age", "gender", "occupation", "zip")),
         tiny=SMALLEST,
         prompts=prompts.Config(history_length=10, joint_samples=20_000, llm_samples=56_000),
-        train=train.Config(llm=StageConfig(LossWeights(llm=1.0), epochs=2, micro_batch=16)),
+        train=train.Config(llm=StageConfig(LossWeights(llm=1.0), epochs=2, micro_batch=16), checkpoint_every_s=SMALL_CHECKPOINT_S),
     )
 
 

@@ -43,8 +43,10 @@ def add_errors(app: FastAPI) -> None:
     """Give every kind of error its answer."""
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
+        if first["loc"] == ("body",) and "json" not in request.headers.get("content-type", "").lower():
+            return error_response(422, "body", "expected JSON with the header Content-Type: application/json")
         message = MESSAGES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
         return error_response(422, _path(first["loc"][1:]), message)  # never `input`, which may be anything
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from components.errors import ArtifactError, ConfigError
-from components.routing.policy import Policy
+from components.routing.policy import Policy, crm_only
 
 LOGGER = logging.getLogger("ray.serve")
 KEYS = {"policy", "threshold"}
@@ -42,6 +42,14 @@ class LivePolicy:
         _try(policy)
         self.policy = policy
         self.version = hashlib.sha256(json.dumps(policy.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def require_valid(config: Mapping[str, Any]) -> None:
+    """Raise ConfigError or ArtifactError for a `user_config` that no process would take, whatever its model."""
+    given = config.get("policy")
+    policy = _read(config, crm_only().to_json() if given is None else given)
+    if given is not None:
+        _try(policy)
 
 
 def _read(config: Mapping[str, Any], shipped: Mapping[str, Any]) -> Policy:

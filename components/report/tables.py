@@ -61,14 +61,15 @@ def headline(metrics: Metrics) -> Table:
     if policy["asks"] and test["routed"]["llm_share"] > policy["max_llm_share"]:
         entries.insert(ROUTED + 1, (f"Routed, {policy['max_llm_share']:.0%} at most", metrics["controls"]["capped"]))
         note += " At most: the policy with its threshold raised until its budget holds on test too, which needs no label."
-    rows = tuple(_headline_row(name, entry, test["crm"]) for name, entry in entries)
+    shares = {id(test["crm"]): 0.0, id(test["llm"]): 1.0}
+    rows = tuple(_headline_row(name, entry, test["crm"], shares.get(id(entry))) for name, entry in entries)
     return Table("Results on test", note, head, rows, strong_row=ROUTED)
 
 
-def _headline_row(name: str, entry: Metrics, crm: Metrics) -> tuple[Cell, ...]:
+def _headline_row(name: str, entry: Metrics, crm: Metrics, of_arm: float | None) -> tuple[Cell, ...]:
     ordered = (text for key in ("auc", "uauc") for text in (number(entry[key]), _against(entry, crm, key)))
     figures = [number(entry[key]) for key in ("logloss", "accuracy", "ece")]
-    share, requests = (percent(entry.get(key)) for key in ("llm_share", "request_share"))
+    share, requests = (percent(entry.get(key, of_arm)) for key in ("llm_share", "request_share"))
     return cells(name, share, *ordered, *figures, requests)
 
 

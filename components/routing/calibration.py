@@ -19,6 +19,7 @@ from components.routing.signals import Array, Floats, logit, sigmoid
 
 CalibrationName = Literal["none", "temperature", "platt", "isotonic"]
 MIN_SLOPE = 0.01  # a map must rise: a model whose scores point the wrong way is made almost constant, not turned round
+ISOTONIC_TILT = 1e-6
 ISOTONIC_BOUNDS = (0.001, 0.999)  # a step of clicks alone is no proof of certainty
 
 
@@ -78,14 +79,18 @@ class Platt:
 
 @dataclass(frozen=True)
 class Isotonic:
-    """A rising line through knots, flat outside them."""
+    """A rising line through knots, flat between those of one value and outside them.
+
+    What is flat is tilted by less than anybody reads: calibration must not tell a model to forget which of two it likes better.
+    """
 
     name: ClassVar[CalibrationName] = "isotonic"
     knots: tuple[float, ...]
     values: tuple[float, ...]
 
     def apply(self, p: Array) -> Floats:
-        return np.interp(np.asarray(p, np.float64), self.knots, self.values)
+        p = np.asarray(p, np.float64)
+        return np.clip(np.interp(p, self.knots, self.values) + ISOTONIC_TILT * (p - 0.5), 0.0, 1.0)
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "knots": list(self.knots), "values": list(self.values)}

@@ -44,7 +44,8 @@ def test_a_run_that_is_killed_stopped_and_interrupted_ends_as_an_unbroken_one(sh
 
     assert len(outcome.fire.hits) == len(steps)
     assert outcome.fire.ends[-3].startswith(f"-{signal.SIGKILL:d}: ")
-    assert outcome.fire.ends[-2:] == ["130: interrupted: the same command goes on where this run stopped"] * 2
+    said = "interrupted: the same command goes on where this run stopped, training from its last checkpoint"
+    assert outcome.fire.ends[-2:] == [f"130: {said}"] * 2
     assert outcome.fire.resumed >= 1
     copied = {f"demo/{stage}: recorded only in small" for stage in KEPT}
     assert set(outcome.unlike) == copied

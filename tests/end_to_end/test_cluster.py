@@ -142,4 +142,4 @@ def test_a_run_shows_the_token_of_its_machine_without_being_told_to(cluster: Clu
     found = environment(cluster.home)
     assert "RAY_AUTH_MODE" not in found
     done = subprocess.run([sys.executable, "-c", join], cwd=ROOT, env=found, capture_output=True, text=True, timeout=120, check=False)
-    assert done.stdout.strip() == "4 CPUs and 0 GPUs on 2 node(s)", done.stderr[-2000:]
+    assert done.stdout.strip() == "4 CPU slots and 0 GPUs on 2 node(s)", done.stderr[-2000:]

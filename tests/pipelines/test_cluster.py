@@ -125,7 +125,7 @@ def test_a_run_that_can_never_be_placed_is_refused_with_what_the_cluster_has() -
             {"checkpoints": [Need("training workers", 2, {"CPU": 1.0, "GPU": 1.0})], "scores": [Need("actors", 5, {"CPU": 1.0})]}
         )
     assert str(error.value) == (
-        "the cluster has 4 CPUs and 0 GPUs on 1 node(s), which is not enough for "
+        "the cluster has 4 CPU slots and 0 GPUs on 1 node(s), which is not enough for "
         "checkpoints: training workers need 2 x {'CPU': 1.0, 'GPU': 1.0}, 0 can be placed; "
         "scores: actors need 5 x {'CPU': 1.0}, 4 can be placed"
     )

@@ -37,7 +37,7 @@ def test_a_plan_needs_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert said.startswith("data: none given (--data), so nothing can be reused\nPlan of corella -> ")
     assert said.count("to run") == 7
     assert said.count('"stage": 3') == 2
-    assert "the cluster has 4 CPUs and 0 GPUs on 1 node(s): NOT enough: training workers need 4 x {'CPU': 4, 'GPU': 1.0}" in said
+    assert "the cluster has 4 CPU slots and 0 GPUs on 1 node(s): NOT enough: training workers need 4 x {'CPU': 4, 'GPU': 1.0}" in said
 
 
 def test_a_plan_downloads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
