@@ -43,7 +43,7 @@ def main() -> None:
     fields = len(crm_rows.FIELDS)
     moved = 8 * fields + 2 * 4 * fields * told["embedding_size"]
     floor = 1.0 / (flops(told) / 3 / peak_flops() + moved / peak_bytes())
-    notes = f"{counts['train']:,} rows, {options.threads} thread(s)"
+    notes = f"{counts['train']:,} rows, {options.threads} thread(s), ours as processes of one each"
     show([Outcome(SUBJECT, "rows/s", found["Tandem"]["score_rate"], peers, {"FuxiCTR": 3.0}, floor, notes)])  # pyright: ignore[reportArgumentType]
 
 

@@ -9,6 +9,7 @@ torch's own: nn.Embedding(sparse=True) under SparseAdam, the rest under Adam. Bo
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 
@@ -95,6 +96,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     keep_freed_memory()
+    torch.set_num_threads(os.cpu_count() or 1)
     outcomes: list[Outcome] = []
     for rows in options.rows:
         batches = drawn(rows, options.batch, options.steps)

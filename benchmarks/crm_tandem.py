@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,7 +79,7 @@ def train(job: Mapping[str, Any], tables: Path, share: Share) -> tuple[Crm, dict
 
     def engine(_: Stage, models: Mapping[ModelName, nn.Module]) -> TorchEngine:
         group = ParameterGroup(list(models["crm"].parameters()), job["learning_rate"])
-        return TorchEngine(JointModel(models["crm"], None, None, weights), [group], "cpu", 1.0)
+        return TorchEngine(JointModel(models["crm"], None, None, weights), [group], "cpu", 1.0, sparse_tables=False)
 
     def no_checkpoint(write: Callable[[Path], None]) -> None:
         pass
@@ -90,7 +91,8 @@ def train(job: Mapping[str, Any], tables: Path, share: Share) -> tuple[Crm, dict
     crm = make("crm")
     load_weights(crm, training.best_weights["crm"])
     steps = sum(int(line["step"]) for line in training.log[-2:] if "steps" in line)
-    return crm, {"train_rate": steps * job["batch"] / clock.train_s, "whole_s": time.perf_counter() - started_s}
+    seen = steps * (job["batch"] // share.workers) * share.workers
+    return crm, {"train_rate": seen / clock.train_s, "whole_s": time.perf_counter() - started_s}
 
 
 def train_together(job: Mapping[str, Any], tables: Path) -> tuple[Crm, dict[str, float]]:
@@ -98,9 +100,8 @@ def train_together(job: Mapping[str, Any], tables: Path) -> tuple[Crm, dict[str,
     if job["threads"] == 1:
         return train(job, tables, Share())
     with tempfile.TemporaryDirectory() as folder:
-        started_s = time.perf_counter()
         torch.multiprocessing.spawn(_work, (job, tables, Path(folder)), nprocs=job["threads"])
-        answer = {**json.loads(Path(folder, "answer.json").read_text()), "whole_s": time.perf_counter() - started_s}
+        answer = json.loads(Path(folder, "answer.json").read_text())
         crm = build(crm_config(job), load_store(str(tables)).inputs)
         crm.load_state_dict(torch.load(Path(folder, "crm.pt"), weights_only=True))
     return crm, answer
@@ -145,15 +146,18 @@ def score_rate(job: Mapping[str, Any], tables: Path) -> float:
         scorer, started_s = Scorer(job, tables), time.perf_counter()
         rows = sum(len(scorer.score(file)) for file in files)
         return rows / (time.perf_counter() - started_s)
-    with multiprocessing.get_context("spawn").Pool(job["threads"], _start, (job, tables)) as pool:
-        pool.map(_score, files[:1] * 2 * job["threads"], chunksize=1)  # all have started
+    context = multiprocessing.get_context("spawn")
+    loaded = context.Barrier(job["threads"] + 1)
+    with context.Pool(job["threads"], _start, (job, tables, loaded)) as pool:
+        loaded.wait()
         started_s = time.perf_counter()
         return sum(map(len, pool.imap_unordered(_score, files))) / (time.perf_counter() - started_s)
 
 
-def _start(job: Mapping[str, Any], tables: Path) -> None:
+def _start(job: Mapping[str, Any], tables: Path, loaded: Barrier) -> None:
     global _scorer
     _scorer = Scorer(job, tables)
+    loaded.wait()
 
 
 def _score(file: Path) -> np.ndarray:

@@ -61,7 +61,8 @@ def main() -> None:
                     answers[name].append(ask(command, {**told, "seed": seed}))
     found = medians(answers)
     peers = {name: found[name]["train_rate"] if name in found else command for name, command in commands.items()}
-    notes = f"{counts['train']:,} rows, batch {options.batch}, {options.threads} thread(s); AUC on {counts['test']:,} others, s in all: "
+    threads = f"{options.threads} thread(s), ours as workers of one each"
+    notes = f"{counts['train']:,} rows, batch {options.batch}, {threads}; AUC on {counts['test']:,} others, s in all: "
     beside = "; ".join(f"{name} {by_seed(answers[name])}, {found[name]['whole_s']:.1f} s" for name in commands if name in found)
     floors = {
         precision: 1.0 / (flops(told) / peak_flops(dtype) + bytes_moved(told) / peak_bytes())

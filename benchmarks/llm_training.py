@@ -14,6 +14,7 @@ import os
 import tempfile
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -43,6 +44,7 @@ class Contender:
 
     name: str
     connections: list[Connection]
+    processes: list[BaseProcess]
     turns: list[list[Done]] = field(default_factory=list)
 
     @staticmethod
@@ -50,11 +52,13 @@ class Contender:
         context = multiprocessing.get_context("spawn")
         os.environ["OMP_NUM_THREADS"] = str(threads)  # read by the processes when they start
         connections: list[Connection] = []
+        processes: list[BaseProcess] = []
         for rank in range(workers):
             ours, theirs = context.Pipe()
-            context.Process(target=contenders.answer, args=(theirs, work, case, rank, workers, threads), daemon=True).start()
+            processes.append(context.Process(target=contenders.answer, args=(theirs, work, case, rank, workers, threads), daemon=True))
+            processes[-1].start()
             connections.append(ours)
-        return Contender(name, connections)
+        return Contender(name, connections, processes)
 
     def run(self, steps: int) -> list[Done]:
         """Train for some steps."""
@@ -73,6 +77,8 @@ class Contender:
     def stop(self) -> None:
         for connection in self.connections:
             connection.send(0)
+        for process in self.processes:
+            process.join()  # what is measured next has the machine for itself
 
 
 def measure(case: Case, rounds: int, steps: int) -> dict[str, Contender]:

@@ -66,7 +66,7 @@ class Rates:
     def train_crm(self) -> Callable[[], int]:
         """Return what trains on all samples once."""
         model = JointModel(self._crm.train(), None, None, LossWeights(crm=1.0))
-        engine = TorchEngine(model, [ParameterGroup(list(self._crm.parameters()), 1e-4)], "cpu", 1.0)
+        engine = TorchEngine(model, [ParameterGroup(list(self._crm.parameters()), 1e-4)], "cpu", 1.0, sparse_tables=False)
         window = Window(self._samples, Inputs(self._store, self._layout, crm=True, llm=False))
 
         def epoch() -> int:
@@ -79,7 +79,8 @@ class Rates:
     def train_llm(self, dtype: str) -> Callable[[], int]:
         """Return what trains on some prompts; work is tokens."""
         llm = backbone.load(self._llm_config)[0].to(getattr(torch, dtype))
-        engine = TorchEngine(JointModel(None, llm, None, LossWeights(llm=1.0)), [ParameterGroup(list(llm.parameters()), 1e-5)], "cpu", 1.0)
+        model, group = JointModel(None, llm, None, LossWeights(llm=1.0)), ParameterGroup(list(llm.parameters()), 1e-5)
+        engine = TorchEngine(model, [group], "cpu", 1.0, sparse_tables=False)
         window = Window(self._encoded, Inputs(self._store, self._layout, crm=False, llm=True))
         tokens = np.array([len(each) for each in token_arrays(self._encoded)])
         rows = np.arange(4 * LLM_BATCH)

@@ -159,7 +159,7 @@ def _connect(config: RunConfig, left: Sequence[Step]) -> None:
 def _require_devices(config: RunConfig, left: Sequence[Step]) -> None:
     """Raise ConfigError for what training can't do on the devices it would get, before hours of stages lead there."""
     if any(step.name == "checkpoints" for step in left) and not config.cluster.autoscales:
-        config.train.deepspeed.require_device(train.wants_gpu(config.train))
+        train.require_device(config.train, train.wants_gpu(config.train))
 
 
 def timings(context: StageContext) -> dict[str, dict[str, Any]]:
@@ -232,7 +232,7 @@ def _name_edited(output: str, done: Sequence[Step]) -> None:
     made = {step.name: artifacts.read_manifest(artifacts.join(output, step.name)) for step in done}
     edited = [name for name, manifest in made.items() if manifest and manifest.facts.get(CODE) != code.digest()]
     if edited:
-        print(f"{', '.join(edited)}: as code made them that was edited since; what is removed is made anew", file=sys.stderr)
+        print(f"{', '.join(edited)}: made by code that was edited since; another --output makes them anew", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -249,9 +249,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on where this run stopped, training from its last checkpoint", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read what is printed has left: `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:  # one readable line first, then where it happened unless that is no mistake of this code
         reason = _reason(error)
         said = reason or f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -85,7 +85,8 @@ def run(context: StageContext, tables: Tables, config: Config) -> None:
         context.progress.say(f"{seen.rows:,} interactions read and checked")
         users = _complete(users, "user_id", seen.users, [field.name for field in schema.user_fields])
         items = _complete(items, "item_id", seen.items, ["title", *(field.name for field in schema.item_fields)])
-        items = items.drop(columns="title", errors="ignore") if config.hide_titles else items
+        if config.hide_titles:
+            items = items.drop(columns="title", errors="ignore")
         directory = ray.put(Directory(_text(users["user_id"]), _text(items["item_id"]), _text(sorted(seen.files))))
         settled, times = _settle(checked, directory, seen, schema, config, quarantine)
         quarantine.require(config.max_bad_fraction)

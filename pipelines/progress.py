@@ -37,7 +37,8 @@ class Progress:
     def end(self) -> None:
         """Say how long all stages took."""
         if self._number:
-            print(f"{self._number} stages in {time.monotonic() - self._started_s:.0f} s", file=sys.stderr, flush=True)
+            stages = f"{self._number} stage{'s'[: self._number > 1]}"
+            print(f"{stages} in {time.monotonic() - self._started_s:.0f} s", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """Print a line now."""

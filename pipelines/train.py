@@ -135,7 +135,7 @@ def run(context: StageContext, job: Job, autoscales: bool = False) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer  # imports torch: seconds that a command line should not wait
 
     job = replace(job, gpu=wants_gpu(job.train))
-    job.train.deepspeed.require_device(job.gpu)
+    require_device(job.train, job.gpu)
     start = newest_whole(context.scratch, job.train.workers, context.progress.say)
     earlier = read_log(start) if start else []
     if start:
@@ -176,6 +176,13 @@ def run(context: StageContext, job: Job, autoscales: bool = False) -> None:
 def wants_gpu(config: Config) -> bool:
     """Tell whether to train on GPUs: as configured, or if the cluster has places for all workers with them."""
     return cluster.on_gpus(config.use_gpu, places(config, gpu=True))
+
+
+def require_device(config: Config, gpu: bool) -> None:
+    """Raise ConfigError for what training can't do on GPUs, or without them."""
+    config.deepspeed.require_device(gpu)
+    if config.sparse_tables and gpu and config.workers > 1:
+        raise ConfigError("train.sparse_tables: expected False with several GPU workers, which can't add up sparse gradients, got True")
 
 
 def places(config: Config, gpu: bool) -> cluster.Need:

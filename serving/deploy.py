@@ -55,7 +55,7 @@ def deploy(file: Path, address: str, timeout_s: float) -> str:
         if waiting and time.monotonic() > until_s:
             raise TandemError(f"{', '.join(sorted(waiting))}: not running after {timeout_s:g} s; Serve goes on trying, see serve status")
         time.sleep(POLL_S if waiting else 0)
-    listens = client.get_serve_details()["http_options"]
+    listens = client.get_serve_details().get("http_options") or {"port": "?", "host": "?"}
     return f"port {listens['port']} of {listens['host']}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from components.crm.embedding import Table
-from components.errors import ConfigError
 from components.joint import torch_file
 from components.joint.model import JointBatch, JointModel, JointOutput
 
@@ -103,21 +102,20 @@ class TorchEngine:
     """Plain data parallelism: gradients averaged over workers, everything else on each."""
 
     def __init__(
-        self, model: JointModel, groups: Sequence[ParameterGroup], device: str, gradient_clipping: float, sparse_tables: bool = False
+        self, model: JointModel, groups: Sequence[ParameterGroup], device: str, gradient_clipping: float, sparse_tables: bool
     ) -> None:
-        """With `sparse_tables` a step reads and writes only those rows of embedding tables that its batch names."""
-        alone = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
-        if sparse_tables and not alone and device != "cpu":
-            raise ConfigError("train.sparse_tables: expected False with several GPU workers, which can't add up sparse gradients, got True")
+        """With `sparse_tables` a step moves only those rows of embedding tables that its batch names; not on several GPUs."""
         self.model, self._device, self._clipping = model.to(device), device, gradient_clipping
         self._tables = [module for module in model.modules() if isinstance(module, Table)] if sparse_tables else []
         for table in self._tables:
             table.sparse = True
-        named = {table.weight for table in self._tables}
-        self._optimizers: list[torch.optim.Optimizer] = [adamw(_chosen(groups, lambda parameter: parameter not in named), fused=True)]
-        if named:
-            self._optimizers.append(lazy_adam(_chosen(groups, lambda parameter: parameter in named)))
+        sparse: set[Tensor] = {table.weight for table in self._tables}
+        dense = {parameter for group in groups for parameter in group.parameters} - sparse
+        self._optimizers: list[torch.optim.Optimizer] = [adamw(_only(groups, dense), fused=True)]
+        if sparse:
+            self._optimizers.append(lazy_adam(_only(groups, sparse)))
         self._buffers = list(persistent_buffers(self.model).values())
+        alone = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
         self._parallel = None if alone else nn.parallel.DistributedDataParallel(self.model, forward_sync_buffers=False)
 
     def step(self, micro_batches: Sequence[JointBatch], rate: float) -> dict[str, Tensor]:
@@ -167,21 +165,19 @@ class TorchEngine:
 
 def clip(parameters: Iterable[nn.Parameter], most: float) -> None:
     """Scale gradients, sparse ones among them, so that the norm of all together is at most `most`."""
-    dense: list[nn.Parameter] = []
-    named: list[Tensor] = []  # values of sparse gradients
+    values: list[Tensor] = []
     for parameter in parameters:
         if parameter.grad is not None and parameter.grad.is_sparse:
             parameter.grad = parameter.grad.coalesce()
-            named.append(parameter.grad.values())
+            values.append(parameter.grad.values())
         elif parameter.grad is not None:
-            dense.append(parameter)
-    norm = nn.utils.get_total_norm([*(parameter.grad for parameter in dense if parameter.grad is not None), *named], foreach=True)
-    nn.utils.clip_grads_with_norm_(dense, most, norm, foreach=True)
-    for values in named:
-        values.mul_((most / (norm + 1e-6)).clamp(max=1.0))
+            values.append(parameter.grad)
+    factor = (most / (nn.utils.get_total_norm(values, foreach=True) + 1e-6)).clamp(max=1.0)
+    for value in values:
+        value.mul_(factor)
 
 
-def _chosen(groups: Sequence[ParameterGroup], wanted: Callable[[nn.Parameter], bool]) -> list[ParameterGroup]:
+def _only(groups: Sequence[ParameterGroup], wanted: Set[Tensor]) -> list[ParameterGroup]:
     """Return the groups that have any of the wanted parameters, with these alone."""
-    kept = [replace(group, parameters=[parameter for parameter in group.parameters if wanted(parameter)]) for group in groups]
+    kept = [replace(group, parameters=[parameter for parameter in group.parameters if parameter in wanted]) for group in groups]
     return [group for group in kept if group.parameters]

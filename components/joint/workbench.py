@@ -36,7 +36,7 @@ class Parts:
     prompts: str
     max_tokens: int
     seed: int
-    sparse_tables: bool = False
+    sparse_tables: bool
 
 
 class Workbench:

@@ -84,8 +84,14 @@ def require_adaptable(config: Config) -> None:
     base = _base(config)
     if config.finetune == "lora" and base.path == config.path:  # an adapter's folder says itself what it adapts
         architecture = _architecture(base)
-        with torch.device("meta"):
-            _adapt(_auto(is_masked(architecture)).from_config(architecture), config)
+        try:
+            with torch.device("meta"):
+                model = _auto(is_masked(architecture)).from_config(architecture)
+        except _BROKEN as error:
+            raise _unusable(config, "model", error) from error
+        model.name_or_path = config.path
+        _cut_head(model, (0, 1))
+        _adapt(model, config)
 
 
 def save(llm: ClickLlm, tokenizer: PreTrainedTokenizerBase, folder: str, state_dict: Mapping[str, Tensor] | None = None) -> None:
@@ -170,10 +176,11 @@ def _load_model(config: Config, architecture: PreTrainedConfig, masked: bool) ->
         "use_safetensors": True,
     }
     try:
-        found = _auto(masked).from_pretrained(_place(config), config=architecture, output_loading_info=True, **options, **_source(config))
+        model, info = _auto(masked).from_pretrained(
+            _place(config), config=architecture, output_loading_info=True, **options, **_source(config)
+        )
     except _BROKEN as error:
         raise _unusable(config, "model", error) from error
-    model, info = found
     model.name_or_path = config.path  # what an adapter notes as its base: another machine's copy lies elsewhere
     lost = sorted(name for name in info["missing_keys"] if name.startswith(model.base_model_prefix + ".") or config.finetune == "lora")
     if lost:

@@ -26,6 +26,7 @@ ROUTERS = {
     "oracle": "Oracle",
 }
 NONE = "–"
+OWN_SHARES = {"crm": 0.0, "llm": 1.0}  # LLM shares of arms that nothing is chosen for
 
 
 @dataclass(frozen=True)
@@ -52,24 +53,23 @@ def headline(metrics: Metrics) -> Table:
     """Return the arms and baselines with every metric."""
     head = ("", "LLM share", "AUC", "AUC − CRM", "UAUC", "UAUC − CRM", "LogLoss", "Accuracy", "ECE", "Requests")
     test, policy = metrics["test"], metrics["policy"]
-    entries = [(name, {**metrics["controls"], **test}[key]) for key, name in ARMS.items()]
+    entries = [(name, {**metrics["controls"], **test}[key], OWN_SHARES.get(key)) for key, name in ARMS.items()]
     given = "the policy's share" if test["routed"]["llm_share"] else "a share of 20%, since the policy asks nothing"
     note = (
         "LLM share: rows answered with the LLM. Requests: share of requests (one user, one second) that touch it. "
         f"Random and oracle get {given}."
     )
     if policy["asks"] and test["routed"]["llm_share"] > policy["max_llm_share"]:
-        entries.insert(ROUTED + 1, (f"Routed, {policy['max_llm_share']:.0%} at most", metrics["controls"]["capped"]))
+        entries.insert(ROUTED + 1, (f"Routed, {policy['max_llm_share']:.0%} at most", metrics["controls"]["capped"], None))
         note += " At most: the policy with its threshold raised until its budget holds on test too, which needs no label."
-    shares = {id(test["crm"]): 0.0, id(test["llm"]): 1.0}
-    rows = tuple(_headline_row(name, entry, test["crm"], shares.get(id(entry))) for name, entry in entries)
+    rows = tuple(_headline_row(name, entry, test["crm"], share) for name, entry, share in entries)
     return Table("Results on test", note, head, rows, strong_row=ROUTED)
 
 
-def _headline_row(name: str, entry: Metrics, crm: Metrics, of_arm: float | None) -> tuple[Cell, ...]:
+def _headline_row(name: str, entry: Metrics, crm: Metrics, own_share: float | None) -> tuple[Cell, ...]:
     ordered = (text for key in ("auc", "uauc") for text in (number(entry[key]), _against(entry, crm, key)))
     figures = [number(entry[key]) for key in ("logloss", "accuracy", "ece")]
-    share, requests = (percent(entry.get(key, of_arm)) for key in ("llm_share", "request_share"))
+    share, requests = (percent(entry.get(key, own_share)) for key in ("llm_share", "request_share"))
     return cells(name, share, *ordered, *figures, requests)
 
 

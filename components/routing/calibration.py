@@ -1,6 +1,6 @@
 """Calibration: monotone maps that make a model's probabilities agree with the clicks seen on validation.
 
-All keep the order of scores, but isotonic's flat steps turn different scores into equal ones, which can cost a little AUC.
+All keep the order of scores. Isotonic's flat pieces would not: they rise too, by less than anybody reads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from components.routing.signals import Array, Floats, logit, sigmoid
 
 CalibrationName = Literal["none", "temperature", "platt", "isotonic"]
 MIN_SLOPE = 0.01  # a map must rise: a model whose scores point the wrong way is made almost constant, not turned round
-ISOTONIC_TILT = 1e-6
+ISOTONIC_TILT = 1e-6  # share of the model's own probability in the answer: equal answers to what it tells apart cost up to .006 of AUC
 ISOTONIC_BOUNDS = (0.001, 0.999)  # a step of clicks alone is no proof of certainty
 
 
@@ -79,10 +79,7 @@ class Platt:
 
 @dataclass(frozen=True)
 class Isotonic:
-    """A rising line through knots, flat between those of one value and outside them.
-
-    What is flat is tilted by less than anybody reads: calibration must not tell a model to forget which of two it likes better.
-    """
+    """A rising line through knots, nearly flat between those of one value and outside them."""
 
     name: ClassVar[CalibrationName] = "isotonic"
     knots: tuple[float, ...]
@@ -90,7 +87,7 @@ class Isotonic:
 
     def apply(self, p: Array) -> Floats:
         p = np.asarray(p, np.float64)
-        return np.clip(np.interp(p, self.knots, self.values) + ISOTONIC_TILT * (p - 0.5), 0.0, 1.0)
+        return (1.0 - ISOTONIC_TILT) * np.interp(p, self.knots, self.values) + ISOTONIC_TILT * p
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "knots": list(self.knots), "values": list(self.values)}

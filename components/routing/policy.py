@@ -122,6 +122,8 @@ class Policy:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Policy:
         """Rebuild a policy; raises ArtifactError for what `to_json` can't have written."""
+        if not isinstance(value, Mapping):
+            raise ArtifactError(f"policy: expected the content of a policy.json, got {value!r}")
         if set(value) != {"reads", *KEYS}:
             raise ArtifactError(f"policy: expected the keys reads, {', '.join(KEYS)}; got {', '.join(value)}")
         try:

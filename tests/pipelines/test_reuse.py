@@ -53,7 +53,7 @@ def test_artifacts_of_code_that_was_edited_since_are_named(folder: str, capsys: 
             facts[full.CODE] = made_by
     full._name_edited(folder, [replace(STEP, name=name) for name in ("tables", "prompts", "scores")])
     said = capsys.readouterr().err
-    assert said == "prompts, scores: as code made them that was edited since; what is removed is made anew\n"
+    assert said == "prompts, scores: made by code that was edited since; another --output makes them anew\n"
 
 
 def test_an_artifact_without_its_manifest_was_never_finished(output: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,8 @@ from tests.end_to_end.command import ROOT
     [
         ({"threshold": "abc"}, 'expected a number, "inf" or "-inf" for threshold, got \'abc\''),
         ({"treshold": 0.5}, "expected policy and threshold, got treshold"),
-        ({"policy": {"router": {}}}, "policy"),
+        ({"policy": {"router": {}}}, "policy: expected the keys reads, "),
+        ({"policy": 5}, "policy: expected the content of a policy.json, got 5"),
     ],
 )
 def test_a_policy_that_no_process_would_take_is_refused_before_it_is_deployed(

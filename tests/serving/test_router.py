@@ -217,7 +217,7 @@ def test_where_the_policy_makes_no_probability_the_crms_own_answers() -> None:
         MarginRouter(), -0.2, "replace", 1.0, Isotonic((0.4, 0.6), (0.4, 4.0)), Isotonic((0.3, 0.7), (NAN, 0.8)), "candidate", 1.0, 0.5
     )
     found = answered(wild, sure())
-    assert found.score.tolist() == [0.8, 0.9, 0.4, 0.4]
+    assert found.score.tolist() == pytest.approx([0.8, 0.9, 0.4, 0.4], abs=1e-6)
     assert found.arm.tolist() == ["llm", "crm", "crm", "crm"]
     assert found.degraded_cause == "policy_invalid_output"
 

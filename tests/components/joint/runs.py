@@ -42,7 +42,8 @@ class Ended:
 def parts(data: Path, crm: CrmConfig = CRM, **llm: Any) -> Parts:
     zero = deepspeed_engine.Config(zero_stage=2, precision="fp32")
     config = backbone.Config(path=str(data / "backbone"), **llm)
-    return Parts(crm, config, zero, alignment.Config(width=4), str(data / "tables"), str(data / "prompts"), MAX_TOKENS, seed=5)
+    tables, prompts = str(data / "tables"), str(data / "prompts")
+    return Parts(crm, config, zero, alignment.Config(width=4), tables, prompts, MAX_TOKENS, 5, sparse_tables=False)
 
 
 def stages(data: Path, workers: int = 1) -> list[Stage]:

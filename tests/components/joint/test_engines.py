@@ -69,7 +69,7 @@ def test_sparse_tables_are_trained_as_by_torchs_own_lazy_adam(data: Path, worker
     for other in others:
         assert_weights(other.weights, first.weights, 0)
     table, start = "crm.inputs.embedding.table.weight", plain(replace(case, steps=0)).weights
-    still = (first.weights[table] == start[table]).all(1)
+    still = (first.weights[table] == start[table]).all(1)[1:]  # without padding, which never moves
     assert 0 < still.sum() < len(still)  # what no batch named stayed where it was, without decay
 
 
