@@ -25,8 +25,9 @@ def own_cluster() -> None:
         raise ConfigError(f"{MODE}: expected token, got {os.environ[MODE]}; the ports of a Ray without tokens are open to the network")
     if os.environ.get(GIVEN):
         return
-    path = token_file()
-    if not path.exists() and not os.environ.get(GIVEN_FILE):
+    given = os.environ.get(GIVEN_FILE)
+    path = Path(given) if given else token_file()
+    if not given and not path.exists():
         path = path.with_name(OWN_FILE)
         try:
             _create(path)
