@@ -106,10 +106,15 @@ def test_a_new_threshold_goes_live_without_a_restart(deployed: Cluster) -> None:
     assert deployed.endpoint.pids("ServeReplica") == processes
 
 
-def test_a_wrong_policy_stops_nothing_and_is_shown(deployed: Cluster) -> None:
+def test_a_wrong_policy_is_refused_and_one_that_comes_by_serves_own_command_stops_nothing_and_is_shown(deployed: Cluster) -> None:
     before, processes = ask(deployed), deployed.endpoint.pids("ServeReplica")
     with load(deployed.endpoint, BOTH, pause_s=PAUSE_S) as found:
-        deployed.deployed(deployed.temp / "first" / "ensemble", {"treshold": 1})
+        refused = deployed.deploy(deployed.temp / "first" / "ensemble", {"treshold": 1})
+        assert refused.returncode == 2
+        assert refused.stderr.endswith("tandem, Ingress, user_config: expected policy and threshold, got treshold\n")
+        assert deployed.endpoint.get("/v1/policy").body["refused"] is None
+        serve = [str(Path(RAY).with_name("serve")), "deploy", str(deployed.temp / "serve.yaml"), "--address", deployed.dashboard]
+        subprocess.run(serve, cwd=ROOT, env=with_token(deployed.temp), capture_output=True, timeout=120, check=True)
         deployed.endpoint.wait_until(lambda: deployed.endpoint.get("/v1/policy").body["refused"], "the refusal")
     assert found.statuses == {200}
     assert not found.failures
