@@ -55,7 +55,7 @@ def _all_rows(parts: Sequence[tuple[Tensor, Tensor]], shape: torch.Size) -> Tens
 
 
 def _named_rows(parts: Sequence[tuple[Tensor, Tensor]], shape: torch.Size) -> Tensor:
-    """Return a sparse gradient. A mark for each row of the table costs less than to sort the ids."""
+    """Return a sparse gradient. A mark for each row of the table: up to a million rows no slower than to sort the ids."""
     read_R, place_R = torch.zeros(shape[0], dtype=torch.bool), torch.empty(shape[0], dtype=torch.int32)
     for ids_N, _ in parts:
         read_R[ids_N] = True
