@@ -138,6 +138,7 @@ def corella() -> RunConfig:
             cpus_per_worker=4,
             use_gpu="yes",
             deepspeed=deepspeed_engine.Config(zero_stage=3, precision="bf16"),
+            checkpoint_every_s=train.Config.checkpoint_every_s,  # its checkpoints are not small
             warmup=replace(base.train.warmup, epochs=20, micro_batch=512, weight_decay=0.0),
             joint=StageConfig(
                 LossWeights(llm=1.0, crm=1.0, alignment=0.1), epochs=1, micro_batch=8, accumulation=4, llm_learning_rate=3e-4

@@ -93,3 +93,8 @@ def test_with_a_million_rows_a_recommender_for_small_data_is_told_of_what_it_doe
     assert command_line.advice(changed.crm, 1_000_000) == ""
     assert command_line.advice(ml_100k().crm, 1_000_000).endswith("--crm.history rated --crm.ignored age gender occupation zip")
     assert command_line.advice(replace(corella().crm, history="mean"), 1_000_000) == ""
+
+
+def test_only_small_models_are_saved_every_few_seconds() -> None:
+    assert corella().train.checkpoint_every_s == 300.0
+    assert demo().train.checkpoint_every_s == ml_100k().train.checkpoint_every_s == tabular().train.checkpoint_every_s == 45.0
