@@ -53,14 +53,14 @@ def expected(arm: CrmArm) -> Scores:
     return arm.score(arm.resolver.resolve(VISIT))
 
 
-def ask(arm: CrmArm, *answers: Any, patience_s: float = 0.05) -> list[tuple[Scores, str | None]]:
-    """Ask once for each answer; None never comes."""
+def ask(arm: CrmArm, *answers: Any) -> list[tuple[Scores, str | None]]:
+    """Ask once for each answer; None never comes, and is waited for longer than patience lasts."""
     left = list(answers)
-    client = CrmClient(arm, Guarded("the CRM", lambda visit, timeout_s: Response(left.pop(0)), CircuitBreaker(2, 60.0), patience_s, print))
+    client = CrmClient(arm, Guarded("the CRM", lambda visit, timeout_s: Response(left.pop(0)), CircuitBreaker(2, 60.0), 0.02, print))
 
     async def run() -> list[tuple[Scores, str | None]]:
         visit = arm.resolver.resolve(VISIT)
-        return [await client(visit, time.monotonic() + patience_s) for _ in answers]
+        return [await client(visit, time.monotonic() + (0.1 if answer is None else 60)) for answer in answers]
 
     return asyncio.run(run())
 
