@@ -70,7 +70,7 @@ def test_numbers_of_two_versions_are_never_mixed(http: Called) -> None:
 def test_an_llm_that_never_answers_costs_the_deadline_and_no_more(http: Called) -> None:
     http.llm.delay_s = 3_600.0
     started_s = time.monotonic()
-    answer = ask(http, SCALE, threshold="-inf", deadline_ms=300)
+    answer = ask(http, SCALE, threshold="-inf", deadline_ms=1_500)
     assert answer["degraded_cause"] == "llm_timeout"
     assert answer["timings_ms"]["llm"] > 200  # it was waited for
     assert time.monotonic() - started_s < SECOND_S
