@@ -120,8 +120,8 @@ def _work(rank: int, job: Mapping[str, Any], tables: Path, folder: Path) -> None
 
 
 def score_rows(job: Mapping[str, Any], crm: Crm, store: FeatureStore, uri: str) -> np.ndarray:
-    """Score samples as the pipeline's stage does, block by block."""
-    samples = read_samples(uri)
+    """Score samples as the pipeline's stage does, block by block; of the columns, read those that the model reads."""
+    samples = read_samples(uri, (store if crm.inputs.reads_history else store.without_history()).sample_columns)
     blocks = [samples.slice(start, job["score_batch"]) for start in range(0, samples.num_rows, job["score_batch"])]
     return np.concatenate([score_crm(crm, store, block)["p_crm"] for block in blocks])
 

@@ -19,6 +19,7 @@ from components.types import CrmBatch, CrmInputs, Field, FieldKind, Schema, Slot
 
 Columns = Mapping[str, NDArray]
 USER_ID, ITEM_ID = Field("user_id", FieldKind.CATEGORICAL), Field("item_id", FieldKind.CATEGORICAL)
+NO_CONTEXT = pd.DataFrame()  # to hold nothing anew for each batch takes .3 ms
 HISTORY_NUMBERS = ("history_log_length", "history_mean_residual", "history_mean_residual_last_10")
 
 
@@ -99,8 +100,9 @@ class FeatureStore:
 
     def columns(self, samples: pa.Table) -> dict[str, NDArray]:
         """Turn prepared samples into flat arrays, indexed by sample: done once for many batches."""
-        context_names = [field.name for field in self.schema.context_fields]
-        context = self._encode(samples.select(context_names).to_pandas(), self.schema.context_fields, samples.num_rows)
+        names = [field.name for field in self.schema.context_fields]
+        known = samples.select(names).to_pandas() if names else NO_CONTEXT
+        context = self._encode(known, self.schema.context_fields, samples.num_rows)
         return {
             "user_row": samples["user_row"].to_numpy(),
             "item_row": samples["item_row"].to_numpy(),
