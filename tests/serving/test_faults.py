@@ -41,6 +41,11 @@ SETTINGS = (
     "breaker_pause_ms=1000",
     f"deadline_ms={1000 * DEADLINE_S:.0f}",
     f"max_body_ms={1000 * BODY_S:.0f}",
+    # Queues that a crowd fills which this machine can make.
+    "max_ongoing_requests=16",
+    "max_queued_requests=16",
+    "llm_max_ongoing_requests=4",
+    "llm_max_queued_requests=4",
 )
 CRM_ONLY = {**BOTH, "threshold": "inf"}
 CROWD = 300  # clients
