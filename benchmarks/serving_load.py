@@ -82,13 +82,14 @@ def main() -> None:
     # Ray's sockets need a short path. Servers that are not compared are not there: they take time from the two cores though nobody asks.
     with tempfile.TemporaryDirectory(prefix="load-", dir="/tmp") as temp:
         here = Path(temp)
-        with started(["endpoint"], ensemble, here, said) as own:
-            if not own:
+        with started(["neighbours"], ensemble, here, said) as ports:
+            if not ports:
                 sys.exit(said[-1])
-            with started(["empty"], ensemble, here, said) as ports:
-                load.measure(beside_serve(own["endpoint"], ports.get("empty"), drawn))
-            with started(OTHERS, ensemble, here, said) as ports, in_process(ensemble, here, said) as alone:
-                load.measure(beside_others(own["endpoint"], ports, drawn, pasts(ensemble, users, items)), alone)
+            load.measure(beside_serve(ports["neighbours"], drawn))
+        with started(["endpoint", *OTHERS], ensemble, here, said) as ports, in_process(ensemble, here, said) as alone:
+            if "endpoint" not in ports:
+                sys.exit(said[-1])
+            load.measure(beside_others(ports["endpoint"], ports, drawn, pasts(ensemble, users, items)), alone)
         with started([UNCACHED], ensemble, here, said) as ports:
             load.measure([row for port in ports.values() for row in routed(SERVERS[UNCACHED], port, drawn)])
     found = load.found

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from serving_clients import Row
 from serving_servers import EMPTY, MLFLOW, MLFLOW_BARE, SERVERS
-from serving_yardsticks import HOST, LARGE_PATH, MODELS_PREFIX, Pasts, row, rows
+from serving_yardsticks import EMPTY_PREFIX, HOST, LARGE_PATH, MODELS_PREFIX, Pasts, row, rows
 
 CANDIDATES = 100
 BODIES = 40  # different requests a row
@@ -46,15 +46,20 @@ def invocation(frame: pd.DataFrame) -> bytes:
     return http("/invocations", {"dataframe_split": frame.to_dict(orient="split", index=False)})
 
 
-def beside_serve(endpoint: int, empty: int | None, drawn: list[tuple[str, list[str]]]) -> list[Row]:
-    """Return the lines of the endpoint and of a Serve application without anything around."""
-    crm_only = [question(user, items, 0) for user, items in drawn]
-    found = [Row(CRM_ONLY, endpoint, crm_only, counts_arms=True)]
-    if empty:
-        found.append(Row(EMPTY, empty, crm_only))
-        found.append(Row(EMPTY_LARGE, empty, [question(*each, 0, LARGE_PATH) for each in drawn]))
-        found.append(Row(EMPTY_MODELS, empty, [question(*each, 0, f"{MODELS_PREFIX}/v1/score") for each in drawn]))
-    return [*found, Row(HEALTH, endpoint, [http("/healthz")]), *routed("endpoint", endpoint, drawn)]
+def beside_serve(port: int, drawn: list[tuple[str, list[str]]]) -> list[Row]:
+    """Return the lines of the endpoint and of the Serve applications beside it that do less."""
+
+    def crm_only(path: str) -> list[bytes]:
+        return [question(*each, 0, path) for each in drawn]
+
+    return [
+        Row(CRM_ONLY, port, crm_only("/v1/score"), counts_arms=True),
+        Row(EMPTY, port, crm_only(f"{EMPTY_PREFIX}/v1/score")),
+        Row(EMPTY_LARGE, port, crm_only(f"{EMPTY_PREFIX}{LARGE_PATH}")),
+        Row(EMPTY_MODELS, port, crm_only(f"{MODELS_PREFIX}/v1/score")),
+        Row(HEALTH, port, [http("/healthz")]),
+        *routed("endpoint", port, drawn),
+    ]
 
 
 def beside_others(endpoint: int, ports: dict[str, int], drawn: list[tuple[str, list[str]]], known: Pasts) -> list[Row]:

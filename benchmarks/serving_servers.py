@@ -26,7 +26,7 @@ ALONE = "the models in-process"
 SERVERS = {  # what is started, and the title that the reader meets
     "endpoint": "endpoint",
     UNCACHED: "endpoint without the cache of histories",
-    "empty": EMPTY,
+    "neighbours": "endpoint beside Serve applications that do less",
     "unserved": "the endpoint's app on uvicorn, no Serve",
     "plain": "plain FastAPI + uvicorn, CRM",
     "mlflow": MLFLOW,
@@ -134,7 +134,7 @@ def answers(name: str, port: int, process: subprocess.Popen[Any], temp: Path, sa
     log = temp / f"{name}.log"
     while time.monotonic() < until_s and process.poll() is None:
         # The endpoint says so itself: its port is open before the application is there.
-        if name not in ("endpoint", UNCACHED, "empty") or b"serving " in log.read_bytes():
+        if name not in ("endpoint", UNCACHED, "neighbours") or b"serving " in log.read_bytes():
             with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
                 return True
         time.sleep(0.2)

@@ -23,7 +23,7 @@ import pandas as pd
 HOST = "127.0.0.1"
 MAX_BATCH_TOKENS = 4_096  # as the endpoint's default
 LARGE_PATH, LARGE_BYTES = "/v1/large", 15_000  # about what the endpoint answers to 100 candidates
-MODELS_PREFIX = "/models"  # of the Serve application that holds the models and nothing else
+EMPTY_PREFIX, MODELS_PREFIX = "/empty", "/models"  # of the Serve applications without anything, and with the models and nothing else
 Pasts = dict[str, tuple[tuple[tuple[str, float], ...], int]]
 
 
@@ -126,10 +126,11 @@ def unserved(ensemble: str, port: int, temp: Path) -> None:
     _uvicorn(build_http(service, arguments, Access(None, False)), port)
 
 
-def empty(ensemble: str, port: int) -> None:
-    """Serve two applications as `serving.local` serves the endpoint: one without anything, one with the models and nothing else.
+def neighbours(ensemble: str, port: int, temp: Path) -> None:
+    """Serve three applications side by side: the endpoint, one without anything, and one with the models and nothing else.
 
-    The first reads the JSON body and returns a constant, small or large.
+    In one Ray, since the processes of a second one take time from both though nobody asks them. The empty application reads the JSON
+    body and returns a constant, small or large.
     """
     from serving.local import FLAGS
 
@@ -140,6 +141,9 @@ def empty(ensemble: str, port: int) -> None:
     from fastapi import FastAPI, Request, Response
     from ray import serve
     from ray.serve.schema import LoggingConfig
+
+    from serving.app import build
+    from serving.arguments import Arguments
 
     app = FastAPI()
 
@@ -179,8 +183,10 @@ def empty(ensemble: str, port: int) -> None:
     try:
         serve.start(http_options={"host": HOST, "port": port})
         serve.run(Models.bind(), name="models", route_prefix=MODELS_PREFIX)
-        serve.run(Empty.bind(), name="empty", route_prefix="/")
-        print(f"serving nothing on http://{HOST}:{port}", flush=True)
+        serve.run(Empty.bind(), name="empty", route_prefix=EMPTY_PREFIX)
+        endpoint = Arguments.model_validate({"model": ensemble, "events": f"sqlite:///{temp}/events.db"})
+        serve.run(build(endpoint), name="endpoint", route_prefix="/")
+        print(f"serving three applications on http://{HOST}:{port}", flush=True)
         while True:
             time.sleep(1)
     except KeyboardInterrupt:
@@ -257,7 +263,7 @@ def main() -> None:
         "arms": lambda: arms(ensemble),
         "plain": lambda: plain(ensemble, port),
         "unserved": lambda: unserved(ensemble, port, temp),
-        "empty": lambda: empty(ensemble, port),
+        "neighbours": lambda: neighbours(ensemble, port, temp),
         "mlflow": lambda: mlflow(ensemble, port, temp),
         "mlflow_bare": lambda: mlflow_bare(ensemble, port, temp),
     }
