@@ -40,6 +40,15 @@ def test_the_command_for_real_data_works_in_any_folder_and_says_where_the_data_a
     assert Path(program).is_file()
 
 
+def test_the_commands_after_a_job_name_nothing_of_its_copy_of_the_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(command_line.JOB_MARK, "{}")
+    *_, serve, real = shown(tmp_path, "https://mlflow.example", capsys).splitlines()
+    assert serve == f"serve it: python -m serving.local --model {tmp_path}"
+    assert real.endswith(": python pipelines/full.py ml-100k --data FOLDER_OF_ML_100K")
+
+
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize("key", ["train.joint.crm_learning_rate", "tune.max_llm_share", "crm.dropout", "train.checkpoint_every_s"])
 def test_a_number_that_is_none_is_refused_with_its_key(key: str, number: str, capsys: pytest.CaptureFixture[str]) -> None:

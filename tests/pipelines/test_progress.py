@@ -37,6 +37,16 @@ def test_a_line_of_progress_stays_one_line(capsys: pytest.CaptureFixture[str]) -
     assert only_line(capsys.readouterr().err).endswith("] column Title  [31merror: forged [0m     is not used")
 
 
+@pytest.mark.parametrize(("stages", "said"), [(0, ""), (1, "1 stage in 0 s\n"), (2, "2 stages in 0 s\n")])
+def test_in_the_end_it_says_how_long_the_stages_took_that_ran(stages: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(3)
+    for number in range(stages):
+        progress.start(f"stage {number}")
+    capsys.readouterr()
+    progress.end()
+    assert capsys.readouterr().err == said
+
+
 @pytest.mark.usefixtures("_signals")
 def test_an_error_that_quotes_data_stays_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*arguments: object) -> None:

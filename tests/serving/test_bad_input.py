@@ -80,7 +80,8 @@ def test_a_document_without_one_meaning_is_refused(http: Called, path: str, docu
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "x", ""])
 def test_another_content_type_than_json_is_refused(http: Called, path: str, kind: str) -> None:
     body = json.dumps({**POSTS[path], "user_id": MARK}).encode()
-    refused(http.client.post(path, content=body, headers={"content-type": kind} if kind else {}), 422, "body")
+    said = refused(http.client.post(path, content=body, headers={"content-type": kind} if kind else {}), 422, "body")
+    assert said == "expected JSON with the header Content-Type: application/json"
 
 
 def user(**fields: Any) -> dict[str, Any]:
