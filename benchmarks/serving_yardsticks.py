@@ -129,8 +129,8 @@ def unserved(ensemble: str, port: int, temp: Path) -> None:
 def neighbours(ensemble: str, port: int, temp: Path) -> None:
     """Serve three applications side by side: the endpoint, one without anything, and one with the models and nothing else.
 
-    In one Ray, since the processes of a second one take time from both though nobody asks them. The empty application reads the JSON
-    body and returns a constant, small or large.
+    In one Ray, so that all of them have the same processes beside them. The empty application reads the JSON body and returns a constant,
+    small or large.
     """
     from serving.local import FLAGS
 
